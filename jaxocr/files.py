@@ -1,0 +1,23 @@
+"""Files that are never half-written."""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import pathlib
+
+
+@contextlib.contextmanager
+def aside(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """Gives a path beside `path` to write to; renames it there at the end.
+
+  Whoever opens `path` sees the old file or the whole new one. When the block
+  raises, what it wrote is removed and `path` stays as it was.
+  """
+  target = pathlib.Path(path)
+  part = target.with_name(target.name + ".part")
+  try:
+    yield part
+    os.replace(part, target)
+  except BaseException:
+    part.unlink(missing_ok=True)
+    raise

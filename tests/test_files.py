@@ -1,0 +1,24 @@
+"""Writing aside, then renaming."""
+
+import pytest
+
+from jaxocr import files
+
+
+def test_the_file_appears_whole(tmp_path):
+  path = tmp_path / "a.json"
+  with files.aside(path) as part:
+    part.write_text("new")
+    assert not path.exists()
+  assert path.read_text() == "new"
+  assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+  path = tmp_path / "a.json"
+  path.write_text("old")
+  with pytest.raises(KeyboardInterrupt), files.aside(path) as part:
+    part.write_text("half")
+    raise KeyboardInterrupt
+  assert path.read_text() == "old"
+  assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
