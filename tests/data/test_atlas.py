@@ -1,0 +1,111 @@
+"""Glyph cells: metrics, masks, files."""
+
+import pathlib
+
+import numpy as np
+from PIL import ImageFont
+import pytest
+
+from jaxocr.data import atlas as atlas_lib
+from jaxocr.text import alphabet as alphabet_lib
+
+FONTS = {path.stem: path for path in atlas_lib.default_fonts()}
+SANS = FONTS["DejaVuSans"]
+
+
+def _alphabet(characters):
+  return alphabet_lib.Alphabet(characters, "test")
+
+
+def _ink_rows(atlas, font, class_id):
+  return np.flatnonzero(np.asarray(atlas.columns[font, class_id]).any(axis=0))
+
+
+def test_cap_height_and_baseline_are_the_same_in_every_font():
+  atlas = atlas_lib.build_atlas(list(FONTS.values()), _alphabet("Hxj. "))
+  base = int(atlas.baseline)
+  for font in range(len(atlas.names)):
+    rows = _ink_rows(atlas, font, 1)
+    assert abs(len(rows) - atlas_lib.CAP_PX) <= 2, atlas.names[font]
+    assert abs(rows[-1] - (base - 1)) <= 1, atlas.names[font]
+  assert _ink_rows(atlas, 0, 3)[-1] > base + 2  # j descends.
+
+
+def test_advances_are_the_fonts_own():
+  atlas = atlas_lib.build_atlas([SANS], _alphabet("H1 "))
+  probe = ImageFont.truetype(str(SANS), 200)
+  box = probe.getbbox("H", anchor="ls")
+  size = 200 * atlas_lib.CAP_PX / (box[3] - box[1])
+  font = ImageFont.truetype(str(SANS), size)
+  expected = [font.getlength(c) for c in "H1 "]
+  np.testing.assert_allclose(atlas.advance[0, 1:], expected)
+  assert not np.asarray(atlas.columns[0, 3]).any()  # The space.
+  assert bool(atlas.present[0, 3])
+
+
+def test_every_default_font_draws_digits_and_the_cells_hold_all_ink():
+  alphabet = alphabet_lib.load_alphabet("latin")
+  atlas = atlas_lib.build_atlas(list(FONTS.values()), alphabet)
+  assert len(atlas.names) == len(FONTS)
+  digits = [alphabet.characters.index(c) + 1 for c in "0123456789"]
+  assert np.asarray(atlas.present)[:, digits].all()
+  columns = np.asarray(atlas.columns)
+  # Nothing touches the first or last row: nothing is cut there.
+  assert not columns[..., 0].any() and not columns[..., -1].any()
+
+
+def test_a_glyph_that_stands_for_another_character_is_masked():
+  """Computer Modern draws `<` as an inverted exclamation mark."""
+  atlas = atlas_lib.build_atlas([SANS, FONTS["cmr10"]], _alphabet("<01"))
+  np.testing.assert_array_equal(atlas.present[0], [True] * 4)
+  np.testing.assert_array_equal(atlas.present[1], [True, False, True, True])
+  assert not np.asarray(atlas.columns[1, 1]).any()
+
+
+def test_missing_glyphs_are_masked_not_boxes():
+  hebrew = "\u05d0"  # In DejaVu Sans, not in Computer Modern.
+  atlas = atlas_lib.build_atlas(
+    [SANS, FONTS["cmr10"]], _alphabet(hebrew + "01")
+  )
+  np.testing.assert_array_equal(np.asarray(atlas.present)[:, 1], [True, False])
+  assert not np.asarray(atlas.columns[1, 1]).any()
+
+
+def test_no_font_with_the_whole_alphabet_is_an_error():
+  with pytest.raises(atlas_lib.FontError, match="cmr10, lacks <"):
+    atlas_lib.build_atlas([FONTS["cmr10"]], _alphabet("<01"))
+
+
+def test_unreadable_and_poor_fonts_are_left_out(tmp_path, caplog):
+  broken = tmp_path / "broken.ttf"
+  broken.write_bytes(b"not a font")
+  atlas = atlas_lib.build_atlas([broken, SANS], _alphabet("01"))
+  assert atlas.names == ("DejaVuSans",)
+  with pytest.raises(atlas_lib.FontError, match="no usable font"):
+    atlas_lib.build_atlas([broken], _alphabet("01"))
+
+
+def test_find_fonts_names_what_is_wrong(tmp_path):
+  with pytest.raises(atlas_lib.FontError, match="not a directory"):
+    atlas_lib.find_fonts([tmp_path / "none"])
+  with pytest.raises(atlas_lib.FontError, match=r"no \.ttf or \.otf"):
+    atlas_lib.find_fonts([tmp_path])
+  (tmp_path / "deep").mkdir()
+  (tmp_path / "deep" / "A.TTF").write_bytes(SANS.read_bytes())
+  assert [p.name for p in atlas_lib.find_fonts([tmp_path])] == ["A.TTF"]
+
+
+def test_file_round_trip_and_damage(tmp_path):
+  atlas = atlas_lib.build_atlas([SANS], _alphabet("0 1"))
+  path = tmp_path / "atlas.npz"
+  atlas_lib.save_atlas(path, atlas)
+  assert [p.name for p in tmp_path.iterdir()] == ["atlas.npz"]
+  again = atlas_lib.load_atlas(path)
+  assert (again.names, again.characters) == (atlas.names, "0 1")
+  for name in ("columns", "advance", "bearing", "ink_width", "present"):
+    np.testing.assert_array_equal(getattr(again, name), getattr(atlas, name))
+  path.write_bytes(path.read_bytes()[:100])
+  with pytest.raises(atlas_lib.FontError, match="not a readable glyph atlas"):
+    atlas_lib.load_atlas(path)
+  with pytest.raises(atlas_lib.FontError, match="not a readable glyph atlas"):
+    atlas_lib.load_atlas(pathlib.Path(tmp_path) / "none.npz")
