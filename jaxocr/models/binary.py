@@ -1,0 +1,140 @@
+"""One-bit backbone in the manner of ReActNet, shaped for lines of text."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxocr.compress import binarise
+from jaxocr.models import layers
+
+
+class BinaryConv(nn.Module):
+  """RSign, convolution with a latent kernel, BatchNorm, shortcut, RPReLU.
+
+  Maps [B, H, W, C] to [B, H / s, W / s, C]. The kernel is latent (full
+  precision): the one-bit weights come from a rule over the parameter tree,
+  outside this module (`jaxocr.compress.rules`).
+
+  Attributes:
+    kernel_size: 3 or 1.
+    strides: Step in H and W; the shortcut is average-pooled alike.
+    binary_activations: Whether the features entering the convolution are
+      signs; otherwise they enter as they are.
+    dtype: Of the computation.
+  """
+
+  kernel_size: int
+  strides: layers.Strides = (1, 1)
+  binary_activations: bool = True
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, hardness, *, train: bool) -> jax.Array:
+    channels = x.shape[-1]
+    size = self.kernel_size
+    features = layers.Shift(name="threshold")(x)
+    pad_value = 0.0
+    if self.binary_activations:
+      features = binarise.approx_sign(features, hardness)
+      pad_value = 1.0
+    kernel = layers.Kernel(
+      shape=(size, size, channels, channels),
+      fan_in=size * size * channels,
+      dtype=self.dtype,
+      name_in_tree="binary_kernel",
+      name="conv",
+    )()
+    if size == 1:
+      features = layers.pointwise_conv(features, kernel[0, 0])
+    else:
+      features = layers.spatial_conv(
+        features, kernel, strides=self.strides, pad_value=pad_value
+      )
+    features = layers.batch_norm(train=train, dtype=self.dtype, name="norm")(
+      features
+    )
+    if self.strides != (1, 1):
+      x = layers.average_pool(x, self.strides)
+    return layers.RPReLU(name="bend")(features + x)
+
+
+class BinaryBlock(nn.Module):
+  """A 3x3 then a 1x1 binary convolution; two 1x1 side by side to double C.
+
+  Maps [B, H, W, C] to [B, H / s, W / s, C or 2 C].
+  """
+
+  strides: layers.Strides = (1, 1)
+  double: bool = False
+  binary_activations: bool = True
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, hardness, *, train: bool) -> jax.Array:
+    shared = dict(binary_activations=self.binary_activations, dtype=self.dtype)
+    x = BinaryConv(3, self.strides, name="spatial", **shared)(
+      x, hardness, train=train
+    )
+    left = BinaryConv(1, name="mix", **shared)(x, hardness, train=train)
+    if not self.double:
+      return left
+    right = BinaryConv(1, name="mix_twin", **shared)(x, hardness, train=train)
+    return jnp.concatenate([left, right], axis=-1)
+
+
+class BinaryBackbone(nn.Module):
+  """Float stem, then binary blocks; frames every 4 px (ReActNet, 2020).
+
+  | stage  | output for 32 x W          |
+  | stem   | [16, W / 2, C0], float 3x3 |
+  | plan   | one `BinaryBlock` an entry |
+
+  Attributes:
+    stem_channels: C0.
+    plan: One (row stride, column stride, doubles) per block. The column
+      strides and the stem's 2 must multiply to 4.
+    binary_activations: False leaves the features real: binary weights only.
+    dtype: Of the computation.
+  """
+
+  stem_channels: int = 32
+  plan: Sequence[tuple[int, int, bool]] = (
+    (2, 2, True),
+    (1, 1, False),
+    (2, 1, True),
+    (1, 1, False),
+    (2, 1, False),
+    (1, 1, False),
+  )
+  binary_activations: bool = True
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, image: jax.Array, hardness: jax.Array | float = 1.0, *, train: bool
+  ) -> jax.Array:
+    """Maps images [B, H, W, 1] to features [B, H / 16, W / 4, C].
+
+    At a hardness below 1 the signs are mixed with a soft curve, see
+    `binarise.approx_sign`.
+    """
+    kernel = layers.Kernel(
+      shape=(3, 3, 1, self.stem_channels),
+      fan_in=9,
+      dtype=self.dtype,
+      name="stem",
+    )()
+    x = layers.stem_conv(image.astype(self.dtype), kernel)
+    x = layers.batch_norm(train=train, dtype=self.dtype, name="stem_norm")(x)
+    x = layers.RPReLU(name="stem_bend")(x)
+    for index, (rows, columns, double) in enumerate(self.plan):
+      x = BinaryBlock(
+        (rows, columns),
+        double=double,
+        binary_activations=self.binary_activations,
+        dtype=self.dtype,
+        name=f"block{index}",
+      )(x, hardness, train=train)
+    return x

@@ -1,0 +1,211 @@
+"""Convolution lowerings and small layers shared by the backbones.
+
+The lowerings were chosen by measurement on CPUs, where XLA's own choice can be
+ten times slower in the backward pass: pointwise convolutions are einsums,
+depthwise ones are shifted multiply-adds (`lax.conv` off the CPU), dense 3x3
+stays with `lax.conv`. `benchmarks/train_step.py` shows what they buy.
+"""
+
+from collections.abc import Sequence
+import math
+
+import flax.linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+Strides = tuple[int, int]
+
+
+def _same_padding(kernel_size: int) -> tuple[int, int]:
+  """Pixels to add before and after an axis; explicit, as ONNX states it."""
+  before = (kernel_size - 1) // 2
+  return before, kernel_size - 1 - before
+
+
+def spatial_conv(
+  x: jax.Array,
+  kernel: jax.Array,
+  *,
+  strides: Strides = (1, 1),
+  pad_value: float = 0.0,
+) -> jax.Array:
+  """Dense square convolution with constant padding.
+
+  Padding with c is convolving x - c with zero padding and adding c times the
+  kernel's sum: XLA's CPU convolution is three times slower on an input that
+  was padded beforehand.
+
+  Args:
+    x: Features [B, H, W, C_in].
+    kernel: Weights [k, k, C_in, C_out].
+    strides: Step in H and W.
+    pad_value: What lies outside the image: 0, or +1 for one-bit features,
+      which have no zero.
+
+  Returns:
+    [B, ceil(H / strides[0]), ceil(W / strides[1]), C_out].
+  """
+  out = lax.conv_general_dilated(
+    x - pad_value if pad_value else x,
+    kernel,
+    strides,
+    (_same_padding(kernel.shape[0]),) * 2,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
+  if not pad_value:
+    return out
+  return out + pad_value * jnp.sum(kernel, axis=(0, 1, 2))[None, None, None]
+
+
+def stem_conv(
+  image: jax.Array, kernel: jax.Array, *, strides: Strides = (2, 2)
+) -> jax.Array:
+  """First convolution, zero-padded, as one matrix product over patches.
+
+  With a single input channel the weight gradient of `lax.conv` is as slow as
+  all that follows it; the patches are small and need no gradient.
+
+  Args:
+    image: [B, H, W, 1], H and W divisible by `strides`.
+    kernel: Weights [k, k, 1, C_out].
+    strides: Step in H and W.
+
+  Returns:
+    [B, H / strides[0], W / strides[1], C_out].
+  """
+  size, _, _, channels = kernel.shape
+  around = _same_padding(size)
+  _, height, width, _ = image.shape
+  padded = jnp.pad(image[..., 0], ((0, 0), around, around))
+  patches = jnp.stack(
+    [
+      padded[:, i : i + height : strides[0], j : j + width : strides[1]]
+      for i in range(size)
+      for j in range(size)
+    ],
+    axis=-1,
+  )
+  return jnp.einsum("bhwk,kc->bhwc", patches, kernel.reshape(-1, channels))
+
+
+def pointwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """1x1 convolution: x [B, H, W, C_in], kernel [C_in, C_out]."""
+  return jnp.einsum("bhwc,cd->bhwd", x, kernel)
+
+
+def depthwise_conv(
+  x: jax.Array, kernel: jax.Array, *, strides: Strides = (1, 1)
+) -> jax.Array:
+  """Depthwise convolution with zero padding.
+
+  Args:
+    x: Features [B, H, W, C].
+    kernel: Weights [k, k, C].
+    strides: Step in H and W.
+
+  Returns:
+    [B, ceil(H / strides[0]), ceil(W / strides[1]), C].
+  """
+  return lax.platform_dependent(
+    x,
+    kernel,
+    cpu=lambda p, k: _depthwise_shifted(p, k, strides),
+    default=lambda p, k: _depthwise_lax(p, k, strides),
+  )
+
+
+def _depthwise_shifted(x, kernel, strides):
+  size = kernel.shape[0]
+  around = _same_padding(size)
+  padded = jnp.pad(x, ((0, 0), around, around, (0, 0)))
+  height = (padded.shape[1] - size) // strides[0] + 1
+  width = (padded.shape[2] - size) // strides[1] + 1
+  total = jnp.zeros((), x.dtype)
+  for i in range(size):
+    rows = slice(i, i + (height - 1) * strides[0] + 1, strides[0])
+    for j in range(size):
+      columns = slice(j, j + (width - 1) * strides[1] + 1, strides[1])
+      total += padded[:, rows, columns] * kernel[None, None, None, i, j]
+  return total
+
+
+def _depthwise_lax(x, kernel, strides):
+  return lax.conv_general_dilated(
+    x,
+    kernel[:, :, None],
+    strides,
+    (_same_padding(kernel.shape[0]),) * 2,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    feature_group_count=kernel.shape[-1],
+  )
+
+
+def average_pool(x: jax.Array, strides: Strides) -> jax.Array:
+  """Means over non-overlapping windows; x [B, H, W, C], sizes must divide."""
+  batch, height, width, channels = x.shape
+  rows, columns = strides
+  if (height % rows, width % columns) != (0, 0):
+    raise ValueError(
+      f"features of {height}x{width} do not divide by windows of "
+      f"{rows}x{columns}; use image heights of 32 and widths divisible by 4"
+    )
+  shape = (batch, height // rows, rows, width // columns, columns, channels)
+  return jnp.mean(x.reshape(shape), axis=(2, 4))
+
+
+class Kernel(nn.Module):
+  """A bare weight, so that its path in the tree names the layer it serves."""
+
+  shape: Sequence[int]
+  fan_in: int
+  dtype: jnp.dtype = jnp.float32
+  name_in_tree: str = "kernel"
+
+  @nn.compact
+  def __call__(self) -> jax.Array:
+    stddev = math.sqrt(2.0 / self.fan_in)
+    init = nn.initializers.normal(stddev)
+    return self.param(self.name_in_tree, init, self.shape).astype(self.dtype)
+
+
+class Shift(nn.Module):
+  """Learnt per-channel offset: RSign's threshold, RPReLU's shifts."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    offset = self.param("offset", nn.initializers.zeros, (x.shape[-1],))
+    return x + jnp.broadcast_to(offset.astype(x.dtype), x.shape)
+
+
+class RPReLU(nn.Module):
+  """PReLU with learnt shifts before and after.
+
+  ReActNet (Liu et al. 2020), eq. 4:
+
+  y = z + out where z = x + in when positive, slope * (x + in) when negative;
+  shapes [..., C], one triple of parameters per channel.
+  """
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape = (x.shape[-1],)
+    slope = self.param("slope", nn.initializers.constant(0.25), shape)
+    shifted = Shift(name="before")(x)
+    slope = jnp.broadcast_to(slope.astype(x.dtype), x.shape)
+    bent = jnp.where(shifted > 0, shifted, slope * shifted)
+    return Shift(name="after")(bent)
+
+
+def batch_norm(*, train: bool, dtype: jnp.dtype, name: str) -> nn.BatchNorm:
+  """BatchNorm as every model here uses it: float32 moments of all devices.
+
+  Under `jax.jit` a sharded batch is one array, so the moments are global.
+  """
+  return nn.BatchNorm(
+    use_running_average=not train,
+    momentum=0.95,
+    epsilon=1e-5,
+    dtype=dtype,
+    name=name,
+  )

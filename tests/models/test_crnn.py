@@ -1,0 +1,110 @@
+"""Shapes, one-bit features and gradients of the whole network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxocr.compress import rules
+from jaxocr.models import binary
+from jaxocr.models import crnn
+
+SMALL = dict(num_classes=5, stem_channels=4, projection=6, hidden=4)
+
+
+def _init(backbone, width=32, **more):
+  model = crnn.CRNN(backbone=backbone, **(SMALL | more))
+  image = jax.random.uniform(jax.random.key(0), (2, 32, width, 1))
+  return model, model.init(jax.random.key(1), image), image
+
+
+@pytest.mark.parametrize("backbone", crnn.BACKBONES)
+def test_one_frame_every_four_pixels_at_any_width(backbone):
+  model, variables, _ = _init(backbone)
+  for width in (32, 52, 256):
+    logits = model.apply(variables, jnp.zeros((1, 32, width, 1)))
+    assert logits.shape == (1, width // 4, 5)
+    assert logits.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("backbone", ["binary", "mobilenet"])
+def test_bfloat16_computes_low_and_keeps_float32_state(backbone):
+  model, variables, image = _init(backbone, dtype=jnp.bfloat16)
+  logits, updates = model.apply(
+    variables, image, train=True, mutable=["batch_stats"]
+  )
+  assert logits.dtype == jnp.float32
+  for leaf in jax.tree.leaves((variables["params"], updates)):
+    assert leaf.dtype == jnp.float32
+
+
+def test_every_backbone_convolution_but_the_stem_is_latent_binary():
+  _, variables, _ = _init("binary")
+  specs = rules.match(variables["params"], rules.BINARY_KERNELS)
+  backbone = jax.tree_util.tree_leaves_with_path(
+    specs["backbone"], is_leaf=lambda s: isinstance(s, rules.Spec)
+  )
+  shapes = jax.tree.leaves(variables["params"]["backbone"])
+  for (path, spec), weights in zip(backbone, shapes, strict=True):
+    convolution = weights.ndim == 4 and "stem" not in rules.path_name(path)
+    assert isinstance(spec, rules.Binary) == convolution, path
+
+
+def test_binary_features_enter_the_convolution_as_signs():
+  """Scaling the input of a `BinaryConv` changes its shortcut only."""
+  x = jax.random.normal(jax.random.key(0), (1, 4, 4, 3))
+  layer = binary.BinaryConv(3)
+  variables = layer.init(jax.random.key(1), x, train=False)
+  bend = {
+    "slope": jnp.ones(3),
+    "before": {"offset": jnp.zeros(3)},
+    "after": {"offset": jnp.zeros(3)},
+  }
+  variables = {**variables, "params": {**variables["params"], "bend": bend}}
+  small = layer.apply(variables, x, train=False) - x
+  large = layer.apply(variables, 8 * x, train=False) - 8 * x
+  np.testing.assert_allclose(small, large, atol=1e-5)
+
+
+def test_weights_only_leaves_features_real():
+  x = jax.random.normal(jax.random.key(0), (1, 4, 4, 3))
+  layer = binary.BinaryConv(3, binary_activations=False)
+  variables = layer.init(jax.random.key(1), x, train=False)
+  assert (
+    float(
+      jnp.max(
+        jnp.abs(
+          layer.apply(variables, x, train=False)
+          - layer.apply(variables, 8 * x, train=False)
+          + 7 * x
+        )
+      )
+    )
+    > 0.1
+  )
+
+
+def test_every_parameter_of_the_binary_network_gets_a_gradient():
+  model, variables, image = _init("binary", width=64)
+
+  def loss(params):
+    logits, _ = model.apply(
+      {**variables, "params": rules.fake(params, rules.BINARY_KERNELS)},
+      image,
+      train=True,
+      mutable=["batch_stats"],
+    )
+    return jnp.sum(jax.nn.log_softmax(logits)[..., 1])
+
+  gradients = jax.jit(jax.grad(loss))(variables["params"])
+  for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
+    assert bool(jnp.all(jnp.isfinite(gradient)))
+    assert float(jnp.max(jnp.abs(gradient))) > 0, rules.path_name(path)
+
+
+def test_bad_shapes_and_backbones_are_named():
+  model, variables, _ = _init("binary")
+  with pytest.raises(ValueError, match=r"\(1, 32, 30, 1\).*W by 4"):
+    model.apply(variables, jnp.zeros((1, 32, 30, 1)))
+  with pytest.raises(ValueError, match="backbone='tiny'"):
+    _init("tiny")
