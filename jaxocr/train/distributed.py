@@ -1,0 +1,56 @@
+"""Several processes: how they find each other, and who may write."""
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+
+def start(
+  coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> None:
+  """Joins the other processes of this run; call before any computation.
+
+  With all three None, JAX's own detection decides (TPU pods, Slurm, Open MPI),
+  and where it finds no cluster the run has one process.
+
+  Args:
+    coordinator: host:port of process 0.
+    num_processes: How many take part.
+    process_id: Of this one, from 0.
+
+  Raises:
+    ValueError: Only some of the three are given.
+  """
+  given = (coordinator, num_processes, process_id)
+  if all(value is None for value in given):
+    try:
+      jax.distributed.initialize()
+    except ValueError as error:
+      # So JAX says that it found no cluster; anything else is a real fault.
+      if "coordinator_address should be defined" not in str(error):
+        raise
+    return
+  if any(value is None for value in given):
+    raise ValueError(
+      f"coordinator={coordinator}, num_processes={num_processes}, "
+      f"process_id={process_id}: give all three, or none to have them detected"
+    )
+  jax.distributed.initialize(coordinator, num_processes, process_id)
+
+
+def is_writer() -> bool:
+  """Whether this process writes the run's files and its screen."""
+  return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+  """Waits until every process is here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
+
+
+def any_process(flag: bool) -> bool:
+  """Whether `flag` holds in some process; all processes must call it."""
+  if jax.process_count() == 1:
+    return flag
+  return bool(np.any(multihost_utils.process_allgather(np.array(flag))))

@@ -1,0 +1,160 @@
+"""Reading lines with a model, rendered or real, and scoring what was read.
+
+The last batch is filled up and the filling dropped, so every line counts once
+and each shape compiles once. Decoding is that of the reader: `text.ctc`.
+"""
+
+import collections
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import numpy as np
+
+from jaxocr.compress import rules as rules_lib
+from jaxocr.data import real as real_lib
+from jaxocr.text import alphabet as alphabet_lib
+from jaxocr.text import ctc
+from jaxocr.text import scores
+from jaxocr.train import report_lines
+from jaxocr.train import sharding
+from jaxocr.train import state as state_lib
+
+# Rendered evaluation lines are the same in every run, whatever its seed.
+_SEED = 20_000
+# No training step is this large, so no training key is met again.
+_APART = 2**31 - 1
+
+
+class Evaluator:
+  """Reads lines with the averaged parameters of a state."""
+
+  def __init__(
+    self,
+    model,
+    alphabet: alphabet_lib.Alphabet,
+    sample: Callable,
+    assets,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    rules: rules_lib.Rules = rules_lib.ALL_FLOAT,
+  ):
+    """Compiles nothing yet.
+
+    Args:
+      model: Flax module called with images and `train`.
+      alphabet: Of the model.
+      sample: `sample(assets, keys [B]) -> Batch`.
+      assets: For `sample`, on every device of `mesh`.
+      mesh: Over whose devices each batch is split.
+      batch_size: Lines at a time, a multiple of the devices.
+      rules: How the network sees the averaged parameters.
+    """
+    sharding.check_batch_size(batch_size, mesh.size)
+    self._alphabet, self._assets = alphabet, assets
+    self._mesh, self._batch_size = mesh, batch_size
+    whole, split = sharding.replicated(mesh), sharding.split_lines(mesh)
+
+    def read(state, image):
+      params = rules_lib.fake(state.ema_params, rules)
+      variables = {"params": params, **state.ema_collections}
+      return ctc.best_path(model.apply(variables, image, train=False))
+
+    def render_and_read(state, assets, first):
+      key = jax.random.fold_in(jax.random.key(_SEED), _APART)
+      lines = first + jnp.arange(batch_size)
+      keys = jax.vmap(lambda line: jax.random.fold_in(key, line))(lines)
+      keys = jax.lax.with_sharding_constraint(keys, split)
+      batch = sample(assets, keys)
+      return batch, read(state, batch.image)
+
+    # Results are gathered: every process decodes and scores all lines.
+    self._read = jax.jit(read, in_shardings=(whole, split), out_shardings=whole)
+    self._render_and_read = jax.jit(render_and_read, out_shardings=whole)
+
+  def rendered(
+    self, state: state_lib.TrainState, count: int
+  ) -> list[report_lines.LineResult]:
+    """The first `count` of the evaluation lines; fewer are a part of more."""
+    lines = []
+    for first in range(0, count, self._batch_size):
+      batch, read = jax.device_get(
+        self._render_and_read(state, self._assets, np.int32(first))
+      )
+      for i in range(min(self._batch_size, count - first)):
+        image = _grey(batch.image[i, :, :, 0])
+        truth = self._alphabet.decode(batch.label[i, : batch.length[i]])
+        lines.append(
+          self._result(image, truth, *(r[i] for r in read), "rendered")
+        )
+    return lines
+
+  def real(
+    self, state: state_lib.TrainState, lines: real_lib.RealLines
+  ) -> list[report_lines.LineResult]:
+    """All lines, in the order of `lines.items`."""
+    results = [None] * lines.kept
+    split = sharding.split_lines(self._mesh)
+    for batch, indices in real_lib.batches(lines, batch_size=self._batch_size):
+      image = sharding.place(batch.image, split)
+      read = jax.device_get(self._read(state, image))
+      for row, index in enumerate(indices):
+        line = lines.items[index]
+        results[index] = self._result(
+          line.pixels, line.label, *(r[row] for r in read), "real"
+        )
+    return results
+
+  def _result(self, image, truth, classes, probabilities, source):
+    reading = ctc.collapse(
+      classes,
+      probabilities,
+      self._alphabet,
+      frame_px=real_lib.FRAME_PX,
+      width_px=image.shape[1],
+    )
+    return report_lines.LineResult(image, truth, reading, source)
+
+
+def real_figures(
+  results: Sequence[report_lines.LineResult],
+  files: Sequence[real_lib.RealLines],
+) -> dict:
+  """The `real` part of report.json: scores, and what became of each line."""
+  dropped = collections.Counter()
+  for file in files:
+    dropped.update(file.dropped)
+  return {
+    "n": len(results),
+    "read": sum(file.read for file in files),
+    "dropped": dict(dropped),
+    **score(results),
+  }
+
+
+def score(lines: Sequence[report_lines.LineResult]) -> dict[str, float]:
+  """Each protocol of `text.scores` over all lines; NaN where none counts."""
+  predictions = [line.reading.text for line in lines]
+  pairs = scores.score_lines(predictions, [line.truth for line in lines])
+  return {name: scores.divide(pair) for name, pair in pairs.items()}
+
+
+def describe(values: dict[str, float]) -> str:
+  """The scores in one line for a person."""
+  return ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+
+
+def samples(lines: Sequence[report_lines.LineResult], count: int) -> str:
+  """The first lines with what was read, one a line, as for a person."""
+  rows = []
+  for line in lines[:count]:
+    same = line.truth == line.reading.text
+    read = "read" if same else f"read as {line.reading.text!r}"
+    rows.append(f"  {line.truth!r} {read}")
+  return "\n".join(rows)
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+  return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)

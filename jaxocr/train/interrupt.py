@@ -1,0 +1,85 @@
+"""Stopping a run between two steps, for a person or for the machine."""
+
+import contextlib
+import signal
+import sys
+
+DEFAULT = signal.SIGTERM  # Taken to have come where another process got it.
+
+
+class Stopped(Exception):
+  """A run that ended early on purpose; its text is for a person.
+
+  Attributes:
+    exit_code: What the process should return.
+  """
+
+  exit_code = 1
+
+
+@contextlib.contextmanager
+def plain_exit(*kinds: type[Exception]):
+  """Turns such an exception into its text and an exit code, no traceback.
+
+  The code is the exception's `exit_code` where it has one, else 1.
+  """
+  try:
+    yield
+  except kinds as fault:
+    prefix = "" if isinstance(fault, Stopped) else "error: "
+    print(f"{prefix}{fault}", file=sys.stderr)
+    sys.exit(getattr(fault, "exit_code", 1))
+
+
+class Interrupted(Stopped):
+  """SIGTERM or Ctrl-C; the state of the last step was saved."""
+
+  def __init__(self, signum: int, step: int, directory):
+    name = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
+    super().__init__(
+      f"{name}: stopped after step {step}, saved in {directory}; the same "
+      "command goes on from there"
+    )
+    self.exit_code = 128 + signum  # As a shell reports it: 130 or 143.
+
+
+class Diverged(Stopped):
+  """A loss, gradient or weight that is not finite; nothing of it was saved."""
+
+  def __init__(self, step: int, what: str, saved: int | None):
+    kept = "no checkpoint was made yet"
+    if saved is not None:
+      kept = f"the checkpoint of step {saved} is kept"
+    super().__init__(
+      f"{what} at step {step} is not finite; {kept}. Try a lower "
+      "learning_rate or a longer warm-up, in another --workdir or with "
+      "--restart"
+    )
+
+
+class Guard:
+  """Within `with`, notes SIGTERM and Ctrl-C instead of dying of them.
+
+  A second Ctrl-C raises KeyboardInterrupt at once.
+  """
+
+  _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+  def __init__(self):
+    self.signum: int | None = None  # The first signal that came.
+    self._before = {}
+
+  def __enter__(self) -> "Guard":
+    for signum in self._SIGNALS:
+      self._before[signum] = signal.signal(signum, self._note)
+    return self
+
+  def __exit__(self, *exc_info) -> None:
+    for signum, handler in self._before.items():
+      signal.signal(signum, handler)
+
+  def _note(self, signum, frame) -> None:
+    if self.signum == signum == signal.SIGINT:
+      raise KeyboardInterrupt
+    if self.signum is None:
+      self.signum = signum

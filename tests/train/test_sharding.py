@@ -1,0 +1,96 @@
+import functools
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxocr.train import sharding
+from tests.train import tiny
+
+
+class State(NamedTuple):
+  step: jax.Array
+
+
+@functools.cache
+def run(devices):
+  """Three steps on the first so many devices: states and losses after each."""
+  mesh = sharding.make_mesh(jax.devices()[:devices])
+  new, train_step, _ = tiny.make_run(mesh)
+  state, states, losses = new, [], []
+  for _ in range(3):
+    state, metrics = train_step(state)
+    total, count = jax.device_get(metrics["loss"])
+    states.append(jax.device_get(state))
+    losses.append(total / count)
+  # Its buffers were given to the next state.
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(new.params))
+  return states, losses
+
+
+def test_eight_devices_learn_as_one():
+  (one, one_losses), (eight, eight_losses) = run(1), run(8)
+  np.testing.assert_allclose(one_losses, eight_losses, rtol=0, atol=1e-5)
+  chex.assert_trees_all_close(one[2].params, eight[2].params, rtol=0, atol=1e-5)
+
+
+def test_batch_norm_moments_are_of_the_whole_batch():
+  one, eight = run(1)[0][0], run(8)[0][0]
+  moments = one.collections["batch_stats"]["BatchNorm_0"]
+  assert abs(moments["mean"]).max() > 1e-3  # They did move.
+  chex.assert_trees_all_close(
+    eight.collections, one.collections, rtol=0, atol=1e-6
+  )
+
+
+def test_each_device_draws_its_own_lines():
+  mesh = sharding.make_mesh()
+  seen = []
+
+  def sample(assets, keys):
+    batch = tiny.sample(assets, keys)
+    jax.debug.inspect_array_sharding(batch.image, callback=seen.append)
+    return batch
+
+  step = sharding.shard_train_step(
+    lambda state, batch, key: (state, jnp.sum(batch.image)),
+    sample,
+    mesh,
+    batch_size=16,
+  )
+  state = State(step=jnp.zeros((), jnp.int32))
+  whole = sharding.replicated(mesh)
+  step(state, sharding.place(tiny.LEVELS, whole), jax.random.key(0))
+  assert seen[0].shard_shape((16, 8, 32, 1)) == (2, 8, 32, 1)
+
+
+def test_lines_depend_on_their_place_and_step_only():
+  key = jax.random.key(0)
+  data = jax.random.key_data
+  few = data(sharding.line_keys(key, jnp.array(5), 4))
+  many = data(sharding.line_keys(key, jnp.array(5), 16))
+  later = data(sharding.line_keys(key, jnp.array(6), 4))
+  assert (few == many[:4]).all()
+  assert (few != later).any(axis=-1).all()
+  assert len(np.unique(many, axis=0)) == 16
+
+
+def test_host_arrays_are_placed_as_asked():
+  mesh = sharding.make_mesh()
+  host = np.arange(16).reshape(8, 2)
+  split = sharding.place(host, sharding.split_lines(mesh))
+  assert {shard.data.shape for shard in split.addressable_shards} == {(1, 2)}
+  np.testing.assert_array_equal(split, host)
+
+
+@pytest.mark.parametrize(
+  "size, devices, advice",
+  [(30, 8, "try 24 or 32"), (3, 8, "try 8"), (0, 4, "try 4"), (-5, 4, "try 4")],
+)
+def test_batch_sizes_that_do_not_divide(size, devices, advice):
+  with pytest.raises(ValueError, match=rf"batch_size={size} .*{advice}$"):
+    sharding.check_batch_size(size, devices)
+  sharding.check_batch_size(2 * devices, devices)

@@ -1,0 +1,115 @@
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from jaxocr.train import objective
+from jaxocr.train import state as state_lib
+from jaxocr.train import step as step_lib
+from tests.train import tiny
+
+
+@functools.cache
+def make_step():
+  """A new state and a jitted step that must not be traced twice."""
+  tx = optax.sgd(0.1)
+  model = tiny.TinyModel()
+  state = state_lib.init_state(
+    model, tx, jax.random.key(0), jnp.zeros((1, tiny.HEIGHT, tiny.WIDTH, 1))
+  )
+  train_step = step_lib.make_train_step(
+    model, tx, objective.ctc_objective, ema_decay=0.9
+  )
+  return state, jax.jit(chex.assert_max_traces(train_step, n=1))
+
+
+def make_batch(seed=0, count=4):
+  keys = jax.random.split(jax.random.key(seed), count)
+  return tiny.sample(jnp.asarray(tiny.LEVELS), keys)
+
+
+def test_one_step_of_gradient_descent():
+  state, train_step = make_step()
+  batch = make_batch()
+
+  @jax.jit
+  def loss(params):
+    logits, _ = tiny.TinyModel().apply(
+      {"params": params, **state.collections},
+      batch.image,
+      train=True,
+      mutable=["batch_stats"],
+    )
+    return objective.ctc_objective(logits, batch)[0]
+
+  grads = jax.grad(loss)(state.params)
+  new, metrics = train_step(state, batch, jax.random.key(1))
+  chex.assert_trees_all_close(
+    new.params,
+    jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads),
+    atol=1e-6,
+  )
+  assert int(new.step) == 1
+  total, count = metrics["loss"]
+  assert float(total / count) == pytest.approx(float(loss(state.params)))
+  norm = float(optax.tree.norm(grads))
+  assert float(metrics["grad_norm"][0]) == pytest.approx(norm, rel=1e-5)
+  assert float(metrics["finite"][0]) == 1
+
+
+def test_batch_norm_moments_move_by_its_momentum():
+  state, train_step = make_step()
+  new, _ = train_step(state, make_batch(), jax.random.key(1))
+  moments = new.collections["batch_stats"]["BatchNorm_0"]
+  kernel = state.params["Conv_0"]
+  image = make_batch().image
+  conv = jax.lax.conv_general_dilated(
+    image,
+    kernel["kernel"],
+    (tiny.HEIGHT, 4),
+    "VALID",
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
+  mean = jnp.mean(conv, (0, 1, 2))
+  chex.assert_trees_all_close(moments["mean"], 0.1 * mean, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "done, expected", [(0, 1 / 10), (1, 2 / 11), (80, 0.9), (10_000, 0.9)]
+)
+def test_memory_of_the_averages_ramps_up(done, expected):
+  decay = step_lib.ramp(0.9, jnp.array(done))
+  assert float(decay) == pytest.approx(expected)
+
+
+def test_averages_follow_parameters_and_moments():
+  state, train_step = make_step()
+  new, _ = train_step(state, make_batch(), jax.random.key(1))
+
+  def blend(a, b):
+    return 0.1 * a + 0.9 * b  # The first step keeps a tenth.
+
+  chex.assert_trees_all_close(
+    (new.ema_params, new.ema_collections),
+    jax.tree.map(
+      blend, (state.params, state.collections), (new.params, new.collections)
+    ),
+    rtol=1e-5,
+    atol=1e-6,
+  )
+
+
+def test_integers_are_not_averaged():
+  old, new = {"n": jnp.array(1)}, {"n": jnp.array(5)}
+  assert int(step_lib.average(old, new, jnp.array(0.9))["n"]) == 5
+
+
+def test_a_gradient_that_is_not_finite_is_flagged():
+  state, train_step = make_step()
+  batch = make_batch()
+  batch = batch.replace(image=batch.image.at[0, 0, 0, 0].set(jnp.nan))
+  _, metrics = train_step(state, batch, jax.random.key(1))
+  assert float(metrics["finite"][0]) == 0
