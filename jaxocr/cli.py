@@ -1,0 +1,222 @@
+"""The `jaxocr` command.
+
+  jaxocr read --model RUN_OR_FILE IMG [IMG...] [--json] [--chars]
+  jaxocr render --out sheet.png
+
+Exit code 0: all went well; 1: some image failed, the others were printed;
+2: wrong usage, or nothing could be done. Imports that take time wait for the
+command that needs them, so that --help answers at once.
+"""
+
+import argparse
+from collections.abc import Sequence
+import json
+import os
+import sys
+
+import jaxocr
+
+OK, SOME_FAILED, WRONG_USAGE = 0, 1, 2
+_INTERRUPTED, _BROKEN_PIPE = 130, 141  # As a shell reports these signals.
+
+# Images read before their texts are printed: many, to fill batches.
+_READ_AT_ONCE = 256
+# Width of a rendered line for each character that its label may have.
+_CHARACTER_PX = 8
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs a command line (sys.argv when None) and returns its exit code."""
+  args = _make_parser().parse_args(argv)
+  try:
+    code = args.command(args)
+    sys.stdout.flush()
+  except KeyboardInterrupt:
+    return _INTERRUPTED
+  except BrokenPipeError:
+    # Nobody reads on (`| head`); Python would complain at exit when it flushes.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _BROKEN_PIPE
+  return code
+
+
+def _make_parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="jaxocr",
+    description=jaxocr.__doc__,
+    epilog="Exit code: 0 all well, 1 some image failed, 2 wrong usage.",
+  )
+  parser.add_argument(
+    "--version", action="version", version=f"jaxocr {jaxocr.__version__}"
+  )
+  commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+  read = commands.add_parser(
+    "read",
+    help="read images of text lines",
+    description="Prints `path<TAB>text` for each image, in the order given.",
+  )
+  read.add_argument(
+    "--model",
+    required=True,
+    metavar="RUN_OR_FILE",
+    help="a run's folder, or its model.safetensors",
+  )
+  read.add_argument(
+    "images", nargs="+", metavar="IMG", help="image of one line"
+  )
+  read.add_argument(
+    "--json",
+    action="store_true",
+    help="one JSON object a line: path, text, confidence, or path, error",
+  )
+  read.add_argument(
+    "--chars",
+    action="store_true",
+    help="also each character: <TAB>character<TAB>confidence<TAB>x0<TAB>x1, "
+    "or in JSON a list `characters`; x in pixels of the upright image",
+  )
+  read.set_defaults(command=_read)
+
+  render = commands.add_parser(
+    "render",
+    help="draw a contact sheet of rendered training lines",
+    description="Writes a PNG of rendered lines, each above its label.",
+  )
+  render.add_argument(
+    "--out", required=True, metavar="PNG", help="file to write"
+  )
+  render.add_argument(
+    "--alphabet",
+    default="numeric",
+    help="numeric, latin, or a file of one character a line (default: numeric)",
+  )
+  render.add_argument(
+    "--fonts",
+    metavar="DIR[,DIR]",
+    help="folders of .ttf and .otf files, besides the default fonts",
+  )
+  render.add_argument("--seed", type=int, default=0, help="default: 0")
+  render.add_argument("--rows", type=_positive, default=16, help="default: 16")
+  render.add_argument("--columns", type=_positive, default=4, help="default: 4")
+  render.add_argument(
+    "--width",
+    type=_positive,
+    default=128,
+    help="of a line, pixels (default: 128)",
+  )
+  render.set_defaults(command=_render)
+  return parser
+
+
+def _positive(text: str) -> int:
+  value = int(text)
+  if value < 1:
+    raise argparse.ArgumentTypeError(f"{text}: give 1 or more")
+  return value
+
+
+def _fail(error: Exception) -> int:
+  _complain(" ".join(str(error).split()))
+  return WRONG_USAGE
+
+
+def _complain(message: str) -> None:
+  print(_printable(f"jaxocr: {message}", sys.stderr), file=sys.stderr)
+
+
+def _printable(text: str, stream) -> str:
+  """`text`, escaped where the stream cannot encode it, as odd file names."""
+  encoding = stream.encoding or "utf-8"
+  return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _read(args: argparse.Namespace) -> int:
+  from jaxocr import reader as reader_lib
+
+  try:
+    reader = reader_lib.Reader.load(args.model)
+  except (OSError, ValueError) as error:
+    return _fail(error)
+  code = OK
+  for start in range(0, len(args.images), _READ_AT_ONCE):
+    paths = args.images[start : start + _READ_AT_ONCE]
+    for path, result in zip(paths, reader.read(paths), strict=True):
+      if isinstance(result, reader_lib.ReadError):
+        _complain(f"{path}: {result.message}")
+        code = SOME_FAILED
+        if args.json:
+          print(json.dumps({"path": path, "error": result.message}))
+      else:
+        print(_format(path, result, args))
+    sys.stdout.flush()
+  return code
+
+
+def _format(path: str, reading, args: argparse.Namespace) -> str:
+  if args.json:
+    fields = {
+      "path": path,
+      "text": reading.text,
+      "confidence": reading.confidence,
+    }
+    if args.chars:
+      fields["characters"] = [vars(char) for char in reading.characters]
+    return json.dumps(fields)
+  lines = [f"{path}\t{reading.text}"]
+  if args.chars:
+    lines += [
+      f"\t{c.char}\t{c.confidence:.3f}\t{c.x0:.1f}\t{c.x1:.1f}"
+      for c in reading.characters
+    ]
+  return _printable("\n".join(lines), sys.stdout)
+
+
+def _render(args: argparse.Namespace) -> int:
+  from jaxocr.data import sheet
+
+  try:
+    images, labels = _rendered_lines(args)
+    picture = sheet.contact_sheet(images, labels, columns=args.columns)
+    _save(picture, args.out)
+  except (OSError, ValueError) as error:
+    return _fail(error)
+  print(f"{args.out}: {len(labels)} lines")
+  return OK
+
+
+def _rendered_lines(args: argparse.Namespace):
+  """Images [N, H, W] in [0, 1] and N labels, as training would see them."""
+  import jax
+
+  from jaxocr.data import atlas as atlas_lib
+  from jaxocr.data import corpus as corpus_lib
+  from jaxocr.data import preprocess
+  from jaxocr.data import render
+  from jaxocr.data import source
+  from jaxocr.text import alphabet as alphabet_lib
+
+  alphabet = alphabet_lib.load_alphabet(args.alphabet)
+  fonts = atlas_lib.default_fonts()
+  if args.fonts:
+    fonts += atlas_lib.find_fonts(args.fonts.split(","))
+  max_length = max(1, args.width // _CHARACTER_PX)
+  assets, sample = source.make_synthetic_source(
+    atlas_lib.build_atlas(fonts, alphabet),
+    corpus_lib.make_corpus(alphabet, max_length=max_length),
+    height=preprocess.HEIGHT_PX,
+    width=args.width,
+    max_length=max_length,
+    strengths=render.RenderStrengths(),
+  )
+  keys = jax.random.split(jax.random.key(args.seed), args.rows * args.columns)
+  batch = jax.device_get(jax.jit(sample)(assets, keys))
+  return batch.image[:, :, :, 0], [alphabet.decode(ids) for ids in batch.label]
+
+
+def _save(picture, out: str) -> None:
+  """Writes a PNG aside, then renames it into place."""
+  from jaxocr import files
+
+  with files.aside(out) as part:
+    picture.save(part, "PNG")

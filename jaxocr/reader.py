@@ -1,0 +1,178 @@
+"""Images of text lines in, text out: what everybody but a trainer uses.
+
+reader = Reader.load("runs/bnn_crnn")
+for reading in reader.read(["line.png", array]):
+  print(reading)
+"""
+
+import collections
+from collections.abc import Sequence
+import dataclasses
+import os
+import pathlib
+
+import jax
+import numpy as np
+
+from jaxocr.data import preprocess
+from jaxocr.export import bundle
+from jaxocr.models import crnn
+from jaxocr.text import alphabet as alphabet_lib
+from jaxocr.text import ctc
+
+BUNDLE_NAME = "model.safetensors"
+
+# Lines at once: a power of two, so that few shapes are compiled, and of few
+# enough columns in all that wide lines don't exhaust the memory.
+_MAX_BATCH = 64
+_MAX_BATCH_COLUMNS = 32_768
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadError:
+  """Why an image could not be read."""
+
+  message: str  # One line.
+
+
+class Reader:
+  """Reads lines with a trained recogniser."""
+
+  def __init__(
+    self,
+    model,
+    variables,
+    alphabet: alphabet_lib.Alphabet,
+    *,
+    height: int = preprocess.HEIGHT_PX,
+    frame_px: float = crnn.FRAME_PX,
+  ):
+    """Makes a reader of a network; `load` is the usual way.
+
+    Args:
+      model: Flax module that maps [B, height, W, 1] to logits [B, T, K].
+      variables: Its variables, as they are to be applied.
+      alphabet: Of K - 1 characters.
+      height: Of the network's input, pixels.
+      frame_px: W / T.
+    """
+    self.alphabet = alphabet
+    self._variables = jax.device_put(variables)
+    self._height = height
+    self._frame_px = frame_px
+
+    def best_path(variables, image):
+      return ctc.best_path(model.apply(variables, image, train=False))
+
+    self._best_path = jax.jit(best_path)
+
+  @classmethod
+  def load(cls, run_or_file: str | os.PathLike) -> "Reader":
+    """A reader from a run's folder or from a bundle file.
+
+    Raises:
+      FileNotFoundError: No such folder or file, or a run without a model.
+      ValueError: Not a bundle that this version can use.
+    """
+    path = pathlib.Path(run_or_file)
+    if path.is_dir():
+      path = path / BUNDLE_NAME
+      if not path.is_file():
+        raise FileNotFoundError(
+          f"{path.parent} holds no {BUNDLE_NAME}: no run, or one that has not "
+          "ended; the command that started it finishes it"
+        )
+    elif not path.exists():
+      raise FileNotFoundError(
+        f"no run or model at {path}; give a run's folder or a bundle file"
+      )
+    variables, meta = bundle.load_bundle(path)
+    try:
+      model = crnn.CRNN(**meta["architecture"])
+      alphabet = alphabet_lib.Alphabet(**meta["alphabet"])
+      sizes = meta["preprocess"]
+      reader = cls(
+        model,
+        variables,
+        alphabet,
+        height=sizes["height"],
+        frame_px=sizes["frame_px"],
+      )
+    except (KeyError, TypeError) as error:
+      raise ValueError(
+        f"{path}: its metadata does not describe a CRNN of this version "
+        f"({error}); update jaxocr or train again"
+      ) from error
+    if model.num_classes != alphabet.num_classes:
+      raise ValueError(
+        f"{path}: {model.num_classes} classes for an alphabet of "
+        f"{alphabet.size}; the file is inconsistent, train again"
+      )
+    return reader
+
+  def read(self, images: Sequence) -> list[ctc.Reading | ReadError]:
+    """Reads lines.
+
+    Args:
+      images: Each what `preprocess.load_image` takes: path, bytes, PIL image or
+        array.
+
+    Returns:
+      One entry for each image, in order. Places of characters are in pixels of
+      the image, after EXIF has turned it upright.
+    """
+    if isinstance(images, (str, bytes, os.PathLike)):
+      raise TypeError("expected a list of images, got one; wrap it in a list")
+    results: list = [None] * len(images)
+    lines = {}
+    buckets = collections.defaultdict(list)
+    for index, image in enumerate(images):
+      try:
+        grey = preprocess.load_image(image)
+        line, x_scale = preprocess.line_array(grey, height=self._height)
+      except preprocess.PreprocessError as error:
+        results[index] = ReadError(str(error))
+        continue
+      lines[index] = _Line(line, x_scale, grey.shape[1])
+      buckets[preprocess.bucket_width(line.shape[1])].append(index)
+    for width, indices in sorted(buckets.items()):
+      size = _batch_limit(width)
+      for start in range(0, len(indices), size):
+        chosen = indices[start : start + size]
+        readings = self._read_batch([lines[i] for i in chosen], width)
+        for index, reading in zip(chosen, readings, strict=True):
+          results[index] = reading
+    return results
+
+  def _read_batch(self, lines: "list[_Line]", width: int) -> list[ctc.Reading]:
+    rows = 1 << (len(lines) - 1).bit_length()
+    image = np.zeros((rows, self._height, width, 1), np.float32)
+    for row, line in zip(image, lines, strict=False):
+      row[:, :, 0] = preprocess.pad_to_bucket(line.pixels, width)
+    classes, probabilities = jax.device_get(
+      self._best_path(self._variables, image)
+    )
+    return [
+      ctc.collapse(
+        classes[i],
+        probabilities[i],
+        self.alphabet,
+        frame_px=self._frame_px,
+        x_scale=line.x_scale,
+        width_px=line.width_px,
+      )
+      for i, line in enumerate(lines)
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Line:
+  pixels: np.ndarray  # [height, w] float32.
+  x_scale: float
+  width_px: int  # Of the image as given.
+
+
+def _batch_limit(width: int) -> int:
+  """Most lines of a width read at once, a power of two."""
+  fit = max(1, _MAX_BATCH_COLUMNS // width)
+  return min(_MAX_BATCH, 1 << (fit.bit_length() - 1))

@@ -1,0 +1,79 @@
+import dataclasses
+import json
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from experiments import bnn_crnn
+from jaxocr.data import render
+from jaxocr.export import bundle
+
+TINY = bnn_crnn.Config(
+  steps=2,
+  warmup_steps=1,
+  batch_size=8,
+  width=64,
+  max_length=8,
+  stem_channels=8,
+  projection=8,
+  hidden=8,
+  eval_lines=12,
+  progress_lines=8,
+  log_every=1,
+)
+
+
+@pytest.mark.slow
+def test_two_steps_leave_all_that_a_run_leaves(tmp_path):
+  Image.new("L", (60, 32), 200).save(tmp_path / "a.png")
+  labels = tmp_path / "labels.tsv"
+  labels.write_text("a.png\t1.50\nmissing.png\t2\na.png\tabc\n")
+  workdir = tmp_path / "run"
+  config = dataclasses.replace(TINY, eval_labels=str(labels))
+  report = bnn_crnn.run(config, workdir)
+  assert json.loads((workdir / "report.json").read_text())["finished"]
+  assert report["lines"] == 12 and report["steps"] == 2
+  assert report["real"]["n"] == 1
+  assert sum(report["real"]["dropped"].values()) == 2
+  assert report["bytes"] == (workdir / "model.safetensors").stat().st_size
+  for name in ("report.html", "metrics.jsonl", "atlas.npz", "checkpoints/2"):
+    assert (workdir / name).exists(), name
+  variables, meta = bundle.load_bundle(workdir / "model.safetensors")
+  assert meta["architecture"]["backbone"] == "binary"
+  assert meta["preprocess"] == {"height": 32, "frame_px": 4}
+  sizes = [np.size(leaf) for leaf in _leaves(variables["params"])]
+  assert sum(sizes) == report["parameters"]
+
+
+def _leaves(tree):
+  if not isinstance(tree, dict):
+    return [tree]
+  return [leaf for branch in tree.values() for leaf in _leaves(branch)]
+
+
+def test_the_defaults_are_valid_and_so_is_the_tiny_one():
+  bnn_crnn.Config().validate()
+  TINY.validate()
+
+
+@pytest.mark.parametrize(
+  "change, text",
+  [
+    ({"batch_size": 12}, "try 8 or 16"),
+    ({"width": 66}, "width=66; it must be a multiple of 4"),
+    ({"max_length": 9}, r"max_length=9; it must be in 1\.\.8"),
+    ({"backbone": "vgg"}, "backbone='vgg'; it must be one of"),
+    ({"dtype": "float16"}, "dtype='float16'"),
+    ({"ema_decay": 1.0}, r"ema_decay=1\.0"),
+    ({"eval_every": 0}, "eval_every=0; it must be above 0"),
+    ({"warmup_steps": 2}, "warmup_steps=2"),
+    ({"alphabet": "nowhere"}, "nowhere"),
+    ({"fonts": "/nowhere"}, "not a directory"),
+    ({"eval_labels": "/nowhere.tsv"}, "there is no such file"),
+    ({"strengths": render.RenderStrengths(fade=2.0)}, r"strengths\.fade"),
+  ],
+)
+def test_what_cannot_work_is_refused_up_front(change, text):
+  with pytest.raises(ValueError, match=text):
+    dataclasses.replace(TINY, **change).validate()

@@ -1,0 +1,272 @@
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+import pytest
+
+import jaxocr
+from jaxocr import cli
+from jaxocr.export import bundle
+from jaxocr.models import crnn
+import jaxocr.reader as reader_lib
+from jaxocr.text import ctc
+
+_ROOT = pathlib.Path(jaxocr.__file__).parents[1]
+_READING = ctc.Reading(
+  "1 %",
+  0.5,
+  (
+    ctc.Character("1", 0.75, 0.0, 8.25),
+    ctc.Character(" ", 1.0, 8.25, 12.0),
+    ctc.Character("%", 2 / 3, 16.0, 20.0),
+  ),
+)
+
+
+class _FakeReader:
+  """Reads every name but those that say they are bad."""
+
+  def read(self, paths):
+    return [
+      reader_lib.ReadError("no such file") if "bad" in path else _READING
+      for path in paths
+    ]
+
+
+@pytest.fixture
+def fake(monkeypatch):
+  def load(path):
+    assert path == "run"
+    return _FakeReader()
+
+  monkeypatch.setattr(reader_lib.Reader, "load", load)
+
+
+def test_read_prints_path_and_text(fake, capsys):
+  assert cli.main(["read", "--model", "run", "a.png", "b.png"]) == 0
+  out, err = capsys.readouterr()
+  assert out == "a.png\t1 %\nb.png\t1 %\n"
+  assert err == ""
+
+
+def test_read_goes_on_after_a_bad_image(fake, capsys):
+  code = cli.main(["read", "--model", "run", "a", "bad1", "b", "bad2"])
+  out, err = capsys.readouterr()
+  assert code == 1
+  assert out == "a\t1 %\nb\t1 %\n"
+  assert err == "jaxocr: bad1: no such file\njaxocr: bad2: no such file\n"
+
+
+def test_read_chars(fake, capsys):
+  assert cli.main(["read", "--model", "run", "--chars", "a"]) == 0
+  assert capsys.readouterr().out.splitlines() == [
+    "a\t1 %",
+    "\t1\t0.750\t0.0\t8.2",
+    "\t \t1.000\t8.2\t12.0",
+    "\t%\t0.667\t16.0\t20.0",
+  ]
+
+
+def test_read_json_is_an_object_a_line(fake, capsys):
+  code = cli.main(["read", "--model", "run", "--json", "\u00e9", "bad", "b"])
+  out, err = capsys.readouterr()
+  assert code == 1 and err == "jaxocr: bad: no such file\n"
+  assert [json.loads(line) for line in out.splitlines()] == [
+    {"path": "\u00e9", "text": "1 %", "confidence": 0.5},
+    {"path": "bad", "error": "no such file"},
+    {"path": "b", "text": "1 %", "confidence": 0.5},
+  ]
+
+
+def test_read_json_chars(fake, capsys):
+  assert cli.main(["read", "--model", "run", "--json", "--chars", "a"]) == 0
+  one, *others = json.loads(capsys.readouterr().out)["characters"]
+  assert one == {"char": "1", "confidence": 0.75, "x0": 0.0, "x1": 8.25}
+  assert len(others) == 2
+
+
+def test_read_keeps_order_over_chunks(fake, capsys, monkeypatch):
+  monkeypatch.setattr(cli, "_READ_AT_ONCE", 2)
+  names = ["a", "bad", "c", "d", "e"]
+  assert cli.main(["read", "--model", "run", *names]) == 1
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split("\t")[0] for line in lines] == ["a", "c", "d", "e"]
+
+
+def test_names_that_cannot_be_printed(fake, capsys):
+  name = os.fsdecode(b"\xff.png")  # A byte that is not UTF-8.
+  assert cli.main(["read", "--model", "run", name, "bad" + name]) == 1
+  out, err = capsys.readouterr()
+  assert out == "\\udcff.png\t1 %\n"
+  assert err == "jaxocr: bad\\udcff.png: no such file\n"
+
+
+def test_missing_model(tmp_path, capsys):
+  assert cli.main(["read", "--model", str(tmp_path / "none"), "a.png"]) == 2
+  assert cli.main(["read", "--model", str(tmp_path), "a.png"]) == 2
+  (tmp_path / "file").write_text("x")
+  assert cli.main(["read", "--model", str(tmp_path / "file"), "a.png"]) == 2
+  out, err = capsys.readouterr()
+  assert out == "" and len(err.splitlines()) == 3
+  assert all(line.startswith("jaxocr: ") for line in err.splitlines())
+
+
+@pytest.mark.parametrize(
+  "argv",
+  [
+    [],
+    ["frob"],
+    ["read", "a.png"],
+    ["read", "--model", "run"],
+    ["render"],
+    ["render", "--out", "x.png", "--rows", "0"],
+    ["render", "--out", "x.png", "--width", "wide"],
+  ],
+)
+def test_wrong_usage(argv, capsys):
+  with pytest.raises(SystemExit) as info:
+    cli.main(argv)
+  assert info.value.code == 2
+  assert "usage: jaxocr" in capsys.readouterr().err
+
+
+def test_version(capsys):
+  with pytest.raises(SystemExit) as info:
+    cli.main(["--version"])
+  assert info.value.code == 0
+  assert capsys.readouterr().out == f"jaxocr {jaxocr.__version__}\n"
+
+
+def test_interrupt_is_quiet(fake, capsys, monkeypatch):
+  def interrupted(self, paths):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(_FakeReader, "read", interrupted)
+  assert cli.main(["read", "--model", "run", "a"]) == 130
+  assert capsys.readouterr() == ("", "")
+
+
+def test_broken_pipe_is_quiet(fake, capsys, monkeypatch):
+  reading_end, writing_end = os.pipe()
+  os.close(reading_end)
+  with os.fdopen(writing_end, "w") as closed_pipe:
+    monkeypatch.setattr(sys, "stdout", closed_pipe)
+    assert cli.main(["read", "--model", "run", "a"]) == 141
+  assert capsys.readouterr().err == ""
+
+
+def test_help_imports_nothing_slow():
+  code = (
+    "import sys; from jaxocr import cli\n"
+    "try: cli.main(['--help'])\n"
+    "except SystemExit: pass\n"
+    "slow = {'jax', 'numpy', 'PIL'} & set(sys.modules)\n"
+    "sys.exit(str(slow) if slow else 0)"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code], cwd=_ROOT, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def run(tmp_path):
+  """A run's folder whose CRNN, all zeros, finds every class as likely."""
+  architecture = {
+    "num_classes": 3,
+    "backbone": "mobilenet",
+    "stem_channels": 4,
+    "projection": 4,
+    "hidden": 4,
+  }
+  model = crnn.CRNN(**architecture)
+  image = jnp.zeros((1, 32, 64, 1))
+  shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+  variables = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+  # The head's bias alone decides: class 2 everywhere, with probability 1/2.
+  variables["params"]["head"]["bias"] = np.log(np.float32([1, 1, 2]))
+  meta = {
+    "architecture": architecture,
+    "alphabet": {"characters": "ab", "name": "two"},
+    "preprocess": {"height": 32, "frame_px": 4},
+    "training": {},
+  }
+  folder = tmp_path / "run"
+  folder.mkdir()
+  bundle.save_bundle(
+    folder / reader_lib.BUNDLE_NAME,
+    variables["params"],
+    {"batch_stats": variables["batch_stats"]},
+    meta,
+  )
+  return folder
+
+
+@pytest.mark.slow
+def test_module_reads_files_of_every_kind(run, tmp_path):
+  """python -m jaxocr, as a person runs it, on good and bad files."""
+  PIL.Image.new("CMYK", (50, 20)).save(tmp_path / "cmyk.jpg")
+  PIL.Image.new("RGBA", (1, 1)).save(tmp_path / "dot.png")
+  PIL.Image.new("I;16", (30, 60)).save(tmp_path / "deep.png")
+  (tmp_path / "empty.png").touch()
+  (tmp_path / "text.png").write_text("no image")
+  good, bad = ["cmyk.jpg", "dot.png", "deep.png"], ["none.png", "empty.png"]
+  names = [good[0], bad[0], good[1], bad[1], "text.png", good[2]]
+  done = subprocess.run(
+    [sys.executable, "-m", "jaxocr", "read", "--json", "--model", run, *names],
+    cwd=tmp_path,
+    env={**os.environ, "PYTHONPATH": str(_ROOT), "JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 1, done.stderr
+  results = [json.loads(line) for line in done.stdout.splitlines()]
+  assert [result["path"] for result in results] == names
+  for i in (0, 2, 5):
+    assert results[i]["text"] == "b"
+    assert results[i]["confidence"] == pytest.approx(0.5)
+  for i in (1, 3, 4):
+    assert f"jaxocr: {names[i]}: {results[i]['error']}\n" in done.stderr
+  assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_render_writes_a_sheet(tmp_path, capsys):
+  out = tmp_path / "sheet.png"
+  argv = ["render", "--out", str(out), "--rows", "2", "--columns", "3"]
+  argv += ["--width", "64", "--seed", "7"]
+  assert cli.main(argv) == 0
+  assert capsys.readouterr().out == f"{out}: 6 lines\n"
+  with PIL.Image.open(out) as image:
+    assert image.format == "PNG"
+    assert image.size == (6 + 3 * 70, 6 + 2 * 54)
+    assert len(np.unique(np.asarray(image))) > 20  # Not blank.
+  assert os.listdir(tmp_path) == ["sheet.png"]  # Nothing left aside.
+
+
+def test_render_errors(tmp_path, capsys):
+  def fails(*argv):
+    code = cli.main(["render", "--width", "64", "--rows", "1", *argv])
+    assert code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+  out = str(tmp_path / "sheet.png")
+  assert "not a directory" in fails("--out", out, "--fonts", "/none")
+  assert "alphabet 'frob'" in fails("--out", out, "--alphabet", "frob")
+  assert os.listdir(tmp_path) == []
+
+
+def test_render_to_a_missing_folder(tmp_path, capsys, monkeypatch):
+  lines = np.zeros((1, 32, 64)), ["1"]
+  monkeypatch.setattr(cli, "_rendered_lines", lambda args: lines)
+  out = str(tmp_path / "none" / "sheet.png")
+  assert cli.main(["render", "--out", out]) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "No such file or directory" in line and out in line
