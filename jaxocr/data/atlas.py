@@ -6,9 +6,11 @@ renderer gathers columns.
 """
 
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import os
 import pathlib
+import unicodedata
 import zipfile
 
 from absl import logging
@@ -31,30 +33,58 @@ MAX_WIDTH_PX = 3 * CAP_PX
 FONT_SUFFIXES = (".ttf", ".otf")
 _FORMAT = 1
 
-# The text faces among matplotlib's fonts; the rest are mathematical symbols.
-_DEFAULT_FAMILIES = (
-  "DejaVuSans",
-  "DejaVuSans-Bold",
-  "DejaVuSans-Oblique",
-  "DejaVuSans-BoldOblique",
-  "DejaVuSansMono",
-  "DejaVuSansMono-Bold",
-  "DejaVuSansMono-Oblique",
-  "DejaVuSansMono-BoldOblique",
-  "DejaVuSerif",
-  "DejaVuSerif-Bold",
-  "DejaVuSerif-Italic",
-  "DejaVuSerif-BoldItalic",
-  "STIXGeneral",
-  "STIXGeneralBol",
-  "STIXGeneralItalic",
-  "STIXGeneralBolIta",
-  "cmr10",
-  "cmb10",
-  "cmti10",
-  "cmss10",
-  "cmtt10",
+# The text faces among matplotlib's fonts, as (file, style). The rest are
+# symbols or obliques of these, which the renderer's slant gives as well. The
+# styled digits and letters of STIX are the only sans whose 1 stands on no foot,
+# the commonest form on receipts.
+_DEFAULT_FACES = (
+  ("DejaVuSans", ""),
+  ("DejaVuSans-Bold", ""),
+  ("DejaVuSansMono", ""),
+  ("DejaVuSansMono-Bold", ""),
+  ("DejaVuSerif", ""),
+  ("DejaVuSerif-Bold", ""),
+  ("STIXGeneral", ""),
+  ("STIXGeneral", "SANS-SERIF"),
+  ("STIXGeneral", "SANS-SERIF BOLD"),
+  ("STIXGeneral", "MONOSPACE"),
+  ("STIXGeneralBol", ""),
+  ("STIXGeneralBol", "SANS-SERIF BOLD"),
+  ("STIXGeneralItalic", ""),
+  ("cmr10", ""),
+  ("cmb10", ""),
+  ("cmss10", ""),
+  ("cmtt10", ""),
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class FontFace:
+  """One look of the alphabet."""
+
+  path: pathlib.Path
+  # A style of Unicode's mathematical letters and digits, such as SANS-SERIF:
+  # each character is drawn as its counterpart there, if it has one.
+  style: str = ""
+
+  @property
+  def name(self) -> str:
+    """File name without its ending, and the style."""
+    return f"{self.path.stem} {self.style.lower()}".strip()
+
+  def drawn_as(self, character: str) -> str:
+    """The code point to draw for a character."""
+    name = unicodedata.name(character, "")
+    for plain, kind in (
+      ("DIGIT ", "DIGIT "),
+      ("LATIN CAPITAL LETTER ", "CAPITAL "),
+      ("LATIN SMALL LETTER ", "SMALL "),
+    ):
+      if self.style and name.startswith(plain):
+        styled = f"MATHEMATICAL {self.style} {kind}{name.removeprefix(plain)}"
+        with contextlib.suppress(KeyError):  # Accented letters have none.
+          return unicodedata.lookup(styled)
+    return character
 
 
 class FontError(ValueError):
@@ -78,19 +108,21 @@ class GlyphAtlas:
   characters: str = flax.struct.field(pytree_node=False)
 
 
-def default_fonts() -> list[pathlib.Path]:
-  """Paths of the text faces that matplotlib ships."""
+def default_fonts() -> list[FontFace]:
+  """The text faces that matplotlib ships."""
   import matplotlib  # Only its font files are used.
 
   folder = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-  paths = [folder / f"{family}.ttf" for family in _DEFAULT_FAMILIES]
-  found = [path for path in paths if path.is_file()]
+  faces = [
+    FontFace(folder / f"{stem}.ttf", style) for stem, style in _DEFAULT_FACES
+  ]
+  found = [face for face in faces if face.path.is_file()]
   if not found:
     raise FontError(f"no fonts in {folder}; reinstall matplotlib")
   return found
 
 
-def find_fonts(directories: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
+def find_fonts(directories: Sequence[str | os.PathLike]) -> list[FontFace]:
   """Sorted .ttf and .otf files below the directories.
 
   Raises:
@@ -108,12 +140,12 @@ def find_fonts(directories: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
     )
     if not here:
       raise FontError(f"fonts={directory}: holds no .ttf or .otf file")
-    found.extend(here)
+    found.extend(map(FontFace, here))
   return found
 
 
 def build_atlas(
-  font_paths: Sequence[str | os.PathLike], alphabet: alphabet_lib.Alphabet
+  fonts: Sequence[FontFace], alphabet: alphabet_lib.Alphabet
 ) -> GlyphAtlas:
   """Draws every character of the alphabet in every font.
 
@@ -121,7 +153,7 @@ def build_atlas(
   left out with a warning; a glyph that a font lacks is masked.
 
   Args:
-    font_paths: Font files.
+    fonts: Faces; all weigh the same in the renderer.
     alphabet: Characters to draw.
 
   Returns:
@@ -132,9 +164,9 @@ def build_atlas(
       drawn without gaps.
   """
   faces = []
-  for path in font_paths:
+  for font in fonts:
     try:
-      face = _draw_face(pathlib.Path(path), alphabet.characters)
+      face = _draw_face(font, alphabet.characters)
     except FontError as error:
       logging.warning("left out: %s", error)
       continue
@@ -190,27 +222,28 @@ class _Face:
   glyphs: list[_Glyph | None]  # In the alphabet's order; None where missing.
 
 
-def _draw_face(path: pathlib.Path, characters: str) -> _Face:
-  covered = _covered_characters(path)
-  missing = [c for c in characters if c not in covered]
+def _draw_face(face: FontFace, characters: str) -> _Face:
+  covered = _covered_characters(face.path)
+  drawn = [face.drawn_as(c) for c in characters]
+  missing = [c for c in drawn if c not in covered]
   if 2 * len(missing) > len(characters):
     raise FontError(
-      f"{path.name}: has {len(characters) - len(missing)} of the alphabet's "
+      f"{face.name}: has {len(characters) - len(missing)} of the alphabet's "
       f"{len(characters)} characters, fewer than half"
     )
   try:
-    probe = ImageFont.truetype(str(path), 200)
-    tall = "H" if "H" in covered else "0"
+    probe = ImageFont.truetype(str(face.path), 200)
+    tall = next(c for c in map(face.drawn_as, "H0") if c in covered)
     _, top, _, bottom = probe.getbbox(tall, anchor="ls")
     if bottom <= top:
-      raise FontError(f"{path.name}: {tall!r} has no ink to measure")
-    font = ImageFont.truetype(str(path), 200 * CAP_PX / (bottom - top))
-    glyphs = [
-      _draw_glyph(font, c) if c in covered else None for c in characters
-    ]
+      raise FontError(f"{face.name}: {tall!r} has no ink to measure")
+    font = ImageFont.truetype(str(face.path), 200 * CAP_PX / (bottom - top))
+    glyphs = [_draw_glyph(font, c) if c in covered else None for c in drawn]
+  except StopIteration:
+    raise FontError(f"{face.name}: has neither H nor 0 to measure") from None
   except (OSError, ValueError) as error:
-    raise FontError(f"{path.name}: cannot be drawn ({error})") from error
-  return _Face(path.stem, glyphs)
+    raise FontError(f"{face.name}: cannot be drawn ({error})") from error
+  return _Face(face.name, glyphs)
 
 
 def _covered_characters(path: pathlib.Path) -> set[str]:
@@ -221,7 +254,8 @@ def _covered_characters(path: pathlib.Path) -> set[str]:
   drawn as an inverted exclamation mark.
   """
   try:
-    with ttLib.TTFont(path, lazy=True) as font:
+    # A file of our own: ttLib leaves the one of a broken font open.
+    with path.open("rb") as file, ttLib.TTFont(file, lazy=True) as font:
       table = font.getBestCmap() or {}
   except (OSError, ttLib.TTLibError, AssertionError) as error:
     raise FontError(f"{path.name}: not a readable font ({error})") from error

@@ -61,7 +61,13 @@ def ruled_lines(roll: dice.Dice, height: int, width: int, s) -> jax.Array:
 
 
 def photograph(
-  roll: dice.Dice, key: jax.Array, ink: jax.Array, right_px: jax.Array, s
+  roll: dice.Dice,
+  key: jax.Array,
+  ink: jax.Array,
+  s,
+  *,
+  right_px: jax.Array,
+  pixel_px: jax.Array,
 ) -> jax.Array:
   """Turns ink into a grey image.
 
@@ -69,9 +75,10 @@ def photograph(
     roll: Random numbers of the line.
     key: PRNG key, for the noise of single pixels.
     ink: Coverage [H, W] in [0, 1].
+    s: `render.RenderStrengths`.
     right_px: Where the line's crop ends; what lies right of it is flat
       background in most lines, as `preprocess.pad_to_bucket` makes it.
-    s: `render.RenderStrengths`.
+    pixel_px: Size of the source's pixels, which enlarging has smoothed.
 
   Returns:
     [H, W] float32 in [0, 1].
@@ -89,7 +96,7 @@ def photograph(
   amount = s.noise * u[6] ** 2
   level = level + amount * u[7] * 2 * grain * (0.3 + ink)
   image = level * (1 - ink * contrast * jnp.clip(fading, 0, 1))
-  image = _blur(image, s.blur * u[8] ** 1.5)
+  image = _blur(image, s.blur * u[8] ** 1.5 + 0.5 * (pixel_px - 1))
   image = _motion_blur(
     image, s.motion * jnp.maximum(2 * u[9] - 1, 0), u[10] < 0.3
   )
@@ -99,9 +106,8 @@ def photograph(
   image = jnp.clip(1 - (1 - image) * gain + 0.15 * u[12] ** 3, 0, 1)
   # Behind the crop's right edge there is only padding.
   inside = jnp.arange(width)[None] + 0.5 < right_px
-  edge = jnp.where(inside, image, 0.0)
-  area = jnp.maximum(jnp.sum(inside) * height, 1)
-  flat = jnp.minimum(1.0, jnp.sum(edge) / area + 0.5 * jnp.std(image))
+  border = jnp.where(inside, image[:1] + image[-1:], 0.0) / 2
+  flat = jnp.sum(border) / jnp.maximum(jnp.sum(inside), 1)
   image = jnp.where(inside | (u[13] < 0.25), image, flat)
   return jnp.where(u[14] < s.inverted, 1 - image, image)
 

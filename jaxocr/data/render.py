@@ -27,7 +27,7 @@ class RenderStrengths:
 
   size: float = 0.25  # Cap height, from 28 px down by up to this log-ratio x 2.
   stretch: float = 0.5  # Log of the widest horizontal stretch, either way.
-  slant: float = 0.12  # Horizontal shear, px per px.
+  slant: float = 0.2  # Horizontal shear, px per px.
   rotation: float = 0.02  # Rad.
   perspective: float = 0.08  # Relative change of size over the line's width.
   curve: float = 1.0  # Sag of the baseline, px.
@@ -37,7 +37,7 @@ class RenderStrengths:
   weight: float = 0.8  # Erosion and dilation of strokes, 1 = a third of a stem.
   breaks: float = 0.3  # Uneven inking that opens strokes, ink thresholds.
   dots: float = 0.12  # Probability of a dot or pixel raster (matrix printers).
-  low_resolution: float = 1.8  # Largest pixel of the source, px of the image.
+  low_resolution: float = 2.0  # Largest pixel of the source, px of the image.
   neighbours: float = 0.15  # Probability of parts of the lines above and below.
   rules: float = 0.1  # Probability of a ruled line, horizontal or vertical.
   fade: float = 0.5  # Largest loss of contrast.
@@ -94,16 +94,23 @@ def render_lines(
   def draw(key, label, length):
     shape, grain = jax.random.split(key)
     roll = dice.Dice(shape)
-    ink, right_px = _draw_ink(
+    ink, draw, line_px = _draw_ink(
       roll, atlas, label, length, height, width, strengths
     )
-    return effects.photograph(roll, grain, ink, right_px, strengths)
+    return effects.photograph(
+      roll,
+      grain,
+      ink,
+      strengths,
+      right_px=draw["left"] + line_px + draw["right"],
+      pixel_px=draw["pixel"],
+    )
 
   return jax.vmap(draw)(keys, labels, lengths)[..., None]
 
 
 def _draw_ink(roll, atlas, label, length, height, width, strengths):
-  """Ink coverage [H, W] in [0, 1] and the crop's right edge, px."""
+  """Ink [H, W] in [0, 1], the line's draws, and the text's length, px."""
   font = _choose_font(roll, atlas, label)
   draw = _draws(roll, strengths)
   left, total = _lay_out(atlas, font, label, length, draw)
@@ -120,7 +127,7 @@ def _draw_ink(roll, atlas, label, length, height, width, strengths):
   # A printer's dot is there or not.
   ink = jnp.where(is_dot, jnp.clip(4 * ink - 1.2, 0, 1) * dot_mask, ink)
   ink = jnp.maximum(ink, effects.ruled_lines(roll, height, width, strengths))
-  return ink, draw["left"] + line_px + draw["right"]
+  return ink, draw, line_px
 
 
 def _draws(roll, s):
@@ -130,6 +137,7 @@ def _draws(roll, s):
     cap=28.0 * jnp.exp(-2 * s.size * roll.one()),
     stretch=jnp.exp(roll.symmetric(s.stretch)),
     spacing=s.spacing * roll.one() ** 2 - 0.03,
+    gap=0.45 + 0.4 * roll.one(),
     fixed_pitch=roll.chance(s.pitch),
     pitch=0.75 + 0.35 * roll.one(),
     slant=roll.triangular(s.slant),
@@ -169,6 +177,10 @@ def _lay_out(atlas, font, label, length, draw):
   centred = (cell - ink_width) / 2
   bearing = jnp.where(draw["fixed_pitch"], centred, bearing)
   advance = jnp.where(draw["fixed_pitch"], cell, advance)
+  # Some fonts' spaces are so narrow that letter spacing hides them.
+  is_gap = (ink_width == 0) & (label > 0)
+  gap = draw["gap"] * atlas_lib.CAP_PX
+  advance = jnp.where(is_gap, jnp.maximum(advance, gap), advance)
   advance = advance + draw["spacing"] * atlas_lib.CAP_PX
   inside = jnp.arange(label.shape[0]) < length
   advance = jnp.where(inside, jnp.maximum(advance, 1.0), 0.0)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxocr.models import binary
+from jaxocr.models import layers
 from jaxocr.models import lstm
 from jaxocr.models import mobilenet
 
@@ -66,9 +67,12 @@ class CRNN(nn.Module):
     columns = jnp.moveaxis(features, 1, 2).reshape(
       batch, frames, height * channels
     )
-    columns = nn.Dense(self.projection, dtype=self.dtype, name="collapse")(
-      columns
-    )
+    columns = nn.Dense(
+      self.projection, use_bias=False, dtype=self.dtype, name="collapse"
+    )(columns)
+    columns = layers.batch_norm(
+      train=train, dtype=self.dtype, name="collapse_norm"
+    )(columns)
     context = lstm.BiLSTM(self.hidden, self.dtype, name="bilstm")(columns)
     logits = nn.Dense(self.num_classes, dtype=self.dtype, name="head")(context)
     return logits.astype(jnp.float32)

@@ -16,7 +16,7 @@ from jaxocr.data import render
 from jaxocr.text import alphabet as alphabet_lib
 
 ALPHABET = alphabet_lib.Alphabet("0123456789.fj/% ", "test")
-PATHS = {path.stem: path for path in atlas_lib.default_fonts()}
+FACES = {face.name: face for face in atlas_lib.default_fonts()}
 OFF = render.RenderStrengths(
   **{f.name: 0.0 for f in dataclasses.fields(render.RenderStrengths)}
 )
@@ -24,7 +24,7 @@ OFF = render.RenderStrengths(
 
 def _atlas(*names):
   return atlas_lib.build_atlas(
-    [PATHS[name] for name in names or ("DejaVuSans",)], ALPHABET
+    [FACES[name] for name in names or ("DejaVuSans",)], ALPHABET
   )
 
 
@@ -48,11 +48,11 @@ def _render(texts, *, strengths=OFF, width=128, seed=0, atlas=None):
 def test_plain_line_looks_like_pillows():
   """Same font, size and place; correlation, since anti-aliasing differs."""
   image = _render(["2018.05"])[0]
-  box = ImageFont.truetype(str(PATHS["DejaVuSans"]), 200).getbbox(
+  box = ImageFont.truetype(str(FACES["DejaVuSans"].path), 200).getbbox(
     "H", anchor="ls"
   )
   font = ImageFont.truetype(
-    str(PATHS["DejaVuSans"]), 200 * 26 / (box[3] - box[1])
+    str(FACES["DejaVuSans"].path), 200 * 26 / (box[3] - box[1])
   )
   best = 0
   for shift in np.arange(-2, 2.1, 0.5):
@@ -119,7 +119,7 @@ def test_images_are_finite_in_range_and_varied():
 
 def test_a_font_without_a_character_is_never_chosen():
   alphabet = alphabet_lib.Alphabet("<01", "test")
-  atlas = atlas_lib.build_atlas([PATHS["DejaVuSans"], PATHS["cmr10"]], alphabet)
+  atlas = atlas_lib.build_atlas([FACES["DejaVuSans"], FACES["cmr10"]], alphabet)
   keys = jax.random.split(jax.random.key(0), 64)
   choose = jax.vmap(
     lambda k, x: render._choose_font(dice.Dice(k), atlas, x), (0, None)
