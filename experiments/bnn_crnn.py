@@ -77,7 +77,7 @@ class Config:
   seed: int = 0
 
   # Updates. Each learns from batch_size new lines.
-  steps: int = 6500
+  steps: int = 7200
   # Lines of an update, a multiple of the devices. A binary network gains more
   # from many updates than from large ones.
   batch_size: int = 32
@@ -87,7 +87,7 @@ class Config:
   # Longest label: 12 px a character, as little as in real lines.
   max_length: int = 8
   # Share of labels that are random strings, the rest look like real ones.
-  random_share: float = 0.15
+  random_share: float = 0.08
 
   # binary (weights and activations), binary_weights or mobilenet (float).
   backbone: str = "binary"

@@ -26,7 +26,7 @@ class RenderStrengths:
   """How strong each effect may be; 0 switches it off. One draw per line."""
 
   size: float = 0.25  # Cap height, from 28 px down by up to this log-ratio x 2.
-  stretch: float = 0.5  # Log of the widest horizontal stretch, either way.
+  stretch: float = 0.45  # Log of the widest horizontal stretch, either way.
   slant: float = 0.2  # Horizontal shear, px per px.
   rotation: float = 0.02  # Rad.
   perspective: float = 0.08  # Relative change of size over the line's width.
@@ -35,18 +35,18 @@ class RenderStrengths:
   pitch: float = 0.35  # Probability of fixed pitch, as on a receipt printer.
   jitter: float = 2.0  # Crop offset up or down, px; at the sides twice that.
   weight: float = 0.8  # Erosion and dilation of strokes, 1 = a third of a stem.
-  breaks: float = 0.3  # Uneven inking that opens strokes, ink thresholds.
-  dots: float = 0.12  # Probability of a dot or pixel raster (matrix printers).
+  breaks: float = 0.25  # Uneven inking that opens strokes, ink thresholds.
+  dots: float = 0.1  # Probability of a dot or pixel raster (matrix printers).
   low_resolution: float = 2.0  # Largest pixel of the source, px of the image.
   neighbours: float = 0.15  # Probability of parts of the lines above and below.
   rules: float = 0.1  # Probability of a ruled line, horizontal or vertical.
-  fade: float = 0.5  # Largest loss of contrast.
-  light: float = 0.15  # Uneven lighting, share of the paper's level.
-  texture: float = 0.06  # Stains and grain of the paper, grey levels.
+  fade: float = 0.45  # Largest loss of contrast.
+  light: float = 0.12  # Uneven lighting, share of the paper's level.
+  texture: float = 0.05  # Stains and grain of the paper, grey levels.
   blur: float = 0.9  # Standard deviation, px.
   motion: float = 1.0  # Half length of motion blur, px.
   noise: float = 0.07  # Sensor noise, grey levels.
-  inverted: float = 0.1  # Probability of light ink on dark paper.
+  inverted: float = 0.07  # Probability of light ink on dark paper.
 
   def validate(self) -> None:
     """Raises ValueError naming the first field that is out of range."""
@@ -149,7 +149,7 @@ def _draws(roll, s):
     down=roll.symmetric(s.jitter),
     weight=roll.symmetric(s.weight),
     dots=roll.chance(s.dots),
-    dot_rows=6.0 + 9.0 * roll.one(),
+    dot_rows=8.0 + 8.0 * roll.one(),
     dot_aspect=0.8 + 0.5 * roll.one(),
     dot_radius=0.4 + 0.5 * roll.one(),
     pixel=1.0 + max(s.low_resolution - 1, 0) * pixel,

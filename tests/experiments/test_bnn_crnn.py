@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import flax.traverse_util
 import numpy as np
 from PIL import Image
 import pytest
@@ -42,14 +43,16 @@ def test_two_steps_leave_all_that_a_run_leaves(tmp_path):
   variables, meta = bundle.load_bundle(workdir / "model.safetensors")
   assert meta["architecture"]["backbone"] == "binary"
   assert meta["preprocess"] == {"height": 32, "frame_px": 4}
-  sizes = [np.size(leaf) for leaf in _leaves(variables["params"])]
-  assert sum(sizes) == report["parameters"]
-
-
-def _leaves(tree):
-  if not isinstance(tree, dict):
-    return [tree]
-  return [leaf for branch in tree.values() for leaf in _leaves(branch)]
+  flat = flax.traverse_util.flatten_dict(variables["params"])
+  assert sum(map(np.size, flat.values())) == report["parameters"]
+  # The model is saved as it computes: two values per output channel.
+  kernels = [leaf for path, leaf in flat.items() if path[-1] == "binary_kernel"]
+  assert len(kernels) == 14
+  for kernel in kernels:
+    magnitudes = np.abs(kernel).reshape(-1, kernel.shape[-1])
+    np.testing.assert_array_equal(
+      magnitudes, magnitudes[:1].repeat(len(magnitudes), axis=0)
+    )
 
 
 def test_the_defaults_are_valid_and_so_is_the_tiny_one():
