@@ -18,6 +18,7 @@ import experiments
 from jaxocr.train import configs
 from jaxocr.train import distributed
 from jaxocr.train import interrupt
+from jaxocr.train import memory
 from jaxocr.train import workdirs
 
 FLAGS = flags.FLAGS
@@ -48,17 +49,19 @@ def define_config(config):
 def launch(argv, module, changed):
   if argv[1:]:
     sys.exit(f"error: {argv[1]!r} is no flag; write --name=value")
+  memory.keep_freed_memory()
   logging.set_verbosity(logging.WARNING)  # Orbax tells of every file otherwise.
   config = configs.frozen_like(module.Config(), changed)
   workdir = FLAGS.workdir or f"runs/{FLAGS.experiment}"
-  with interrupt.plain_exit(ValueError):
+  with interrupt.plain_exit(ValueError, OSError):
     distributed.start(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
     config.validate()
+    workdirs.hold(workdir)
     report = workdirs.claim(workdir, FLAGS.experiment, config, FLAGS.restart)
   if report is not None:
     print(workdirs.finished_message(workdir, report))
     return
-  with interrupt.plain_exit(interrupt.Stopped):
+  with interrupt.plain_exit(interrupt.Stopped, workdirs.WorkdirError):
     module.run(config, workdir)
 
 

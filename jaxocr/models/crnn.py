@@ -8,9 +8,9 @@ from jaxocr.models import binary
 from jaxocr.models import layers
 from jaxocr.models import lstm
 from jaxocr.models import mobilenet
+from jaxocr.text import ctc
 
 BACKBONES = ("binary", "binary_weights", "mobilenet")
-FRAME_PX = 4  # One frame of logits per so many image columns.
 
 
 class CRNN(nn.Module):
@@ -56,10 +56,10 @@ class CRNN(nn.Module):
     Raises:
       ValueError: On another image shape or an unknown backbone.
     """
-    if image.ndim != 4 or image.shape[1] % 16 or image.shape[2] % FRAME_PX:
+    if image.ndim != 4 or image.shape[1] % 16 or image.shape[2] % ctc.FRAME_PX:
       raise ValueError(
         f"image of shape {image.shape}; give [B, H, W, 1] with H divisible by "
-        f"16 and W by {FRAME_PX}"
+        f"16 and W by {ctc.FRAME_PX}"
       )
     # Centred, so that dark-on-light and its negative differ in sign only.
     features = self._backbone()(image * 2 - 1, hardness, train=train)
@@ -68,13 +68,22 @@ class CRNN(nn.Module):
       batch, frames, height * channels
     )
     columns = nn.Dense(
-      self.projection, use_bias=False, dtype=self.dtype, name="collapse"
+      self.projection,
+      use_bias=False,
+      dtype=self.dtype,
+      dot_general=layers.dense_product,
+      name="collapse",
     )(columns)
     columns = layers.batch_norm(
       train=train, dtype=self.dtype, name="collapse_norm"
     )(columns)
     context = lstm.BiLSTM(self.hidden, self.dtype, name="bilstm")(columns)
-    logits = nn.Dense(self.num_classes, dtype=self.dtype, name="head")(context)
+    logits = nn.Dense(
+      self.num_classes,
+      dtype=self.dtype,
+      dot_general=layers.dense_product,
+      name="head",
+    )(context)
     return logits.astype(jnp.float32)
 
   def _backbone(self) -> nn.Module:

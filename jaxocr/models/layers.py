@@ -1,9 +1,9 @@
 """Convolution lowerings and small layers shared by the backbones.
 
 The lowerings were chosen by measurement on CPUs, where XLA's own choice can be
-ten times slower in the backward pass: pointwise convolutions are einsums,
-depthwise ones are shifted multiply-adds (`lax.conv` off the CPU), dense 3x3
-stays with `lax.conv`. `benchmarks/train_step.py` shows what they buy.
+ten times slower in the backward pass: pointwise convolutions are matrix
+products, depthwise ones are shifted multiply-adds (`lax.conv` off the CPU),
+dense 3x3 stays with `lax.conv`. `benchmarks/train_step.py` shows what they buy.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,39 @@ from jax import lax
 import jax.numpy as jnp
 
 Strides = tuple[int, int]
+
+
+@jax.custom_vjp
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Matrix product over the last axis: x [..., C_in], kernel [C_in, C_out].
+
+  The gradient of an einsum or of `nn.Dense` with respect to the kernel makes
+  XLA's CPU backend copy the cotangent transposed and then use a slow product.
+  Here it is one product of two tall matrices.
+  """
+  return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+
+
+def _product_forward(x, kernel):
+  return product(x, kernel), (x, kernel)
+
+
+def _product_backward(residuals, cotangent):
+  x, kernel = residuals
+  last = cotangent.ndim - 1
+  dx = lax.dot_general(cotangent, kernel, (((last,), (1,)), ((), ())))
+  rows = x.reshape(-1, x.shape[-1])
+  cotangent = cotangent.reshape(-1, cotangent.shape[-1])
+  return dx, lax.dot_general(rows, cotangent, (((0,), (0,)), ((), ())))
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+def dense_product(x, kernel, dimension_numbers, **unused) -> jax.Array:
+  """`product` as the `dot_general` of an `nn.Dense`, whose axes are these."""
+  del dimension_numbers, unused
+  return product(x, kernel)
 
 
 def _same_padding(kernel_size: int) -> tuple[int, int]:
@@ -86,12 +119,12 @@ def stem_conv(
     ],
     axis=-1,
   )
-  return jnp.einsum("bhwk,kc->bhwc", patches, kernel.reshape(-1, channels))
+  return product(patches, kernel.reshape(-1, channels))
 
 
 def pointwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """1x1 convolution: x [B, H, W, C_in], kernel [C_in, C_out]."""
-  return jnp.einsum("bhwc,cd->bhwd", x, kernel)
+  return product(x, kernel)
 
 
 def depthwise_conv(

@@ -5,6 +5,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from jaxocr.models import layers
+
 
 class BiLSTM(nn.Module):
   """LSTM over frames in both directions, concatenated.
@@ -48,11 +50,15 @@ class BiLSTM(nn.Module):
     )
     bias = self.param("bias", _forget_one, (2, gates))
 
-    both = jnp.stack([frames, jnp.flip(frames, axis=1)])
-    projected = jnp.einsum(
-      "dbtc,dcg->tdbg", both.astype(self.dtype), w_in.astype(self.dtype)
+    # One product for both directions; then the second half runs backwards.
+    projected = layers.product(
+      frames.astype(self.dtype),
+      jnp.concatenate([w_in[0], w_in[1]], axis=-1).astype(self.dtype),
+    ).astype(jnp.float32)
+    projected = jnp.swapaxes(projected + bias.reshape(1, 1, 2 * gates), 0, 1)
+    projected = jnp.stack(
+      [projected[..., :gates], jnp.flip(projected[..., gates:], axis=0)], axis=1
     )
-    projected = projected.astype(jnp.float32) + bias[None, :, None]
     w_rec = w_rec.astype(self.dtype)
 
     def step(carry, x):
@@ -65,9 +71,10 @@ class BiLSTM(nn.Module):
 
     start = jnp.zeros((2, frames.shape[0], self.hidden), jnp.float32)
     _, outputs = lax.scan(step, (start, start), projected)
-    forward = jnp.moveaxis(outputs[:, 0], 0, 1)
-    backward = jnp.flip(jnp.moveaxis(outputs[:, 1], 0, 1), axis=1)
-    return jnp.concatenate([forward, backward], axis=-1).astype(self.dtype)
+    both = jnp.concatenate(
+      [outputs[:, 0], jnp.flip(outputs[:, 1], axis=0)], axis=-1
+    )
+    return jnp.swapaxes(both, 0, 1).astype(self.dtype)
 
 
 def _forget_one(key, shape, dtype=jnp.float32):
