@@ -1,0 +1,67 @@
+"""Contestant: a training step of the experiment's CRNN, whole or in parts.
+
+  step_jax.py BACKBONE BATCH WIDTH step|draw|fused
+
+`step` learns from one fixed batch, `draw` only draws a batch, `fused` does
+both in one compiled function, as training does.
+"""
+
+import pathlib
+import sys
+import tempfile
+
+import jax
+import turns
+
+from experiments import bnn_crnn
+from jaxocr.text import alphabet as alphabet_lib
+from jaxocr.train import memory
+from jaxocr.train import sharding
+from jaxocr.train import state as state_lib
+
+
+def main(backbone: str, batch_size: int, width: int, what: str) -> None:
+  memory.keep_freed_memory()  # As launch.py does.
+  config = bnn_crnn.Config(
+    backbone=backbone, batch_size=batch_size, width=width
+  )
+  alphabet = alphabet_lib.load_alphabet(config.alphabet)
+  model = bnn_crnn.make_model(config, alphabet)
+  mesh = sharding.make_mesh()
+  with tempfile.TemporaryDirectory() as folder:
+    assets, sample = bnn_crnn.make_source(
+      config, alphabet, pathlib.Path(folder)
+    )
+  assets = jax.device_put(assets)
+  draw = jax.jit(sample)
+  keys = sharding.line_keys(jax.random.key(0), 0, batch_size)
+  batch = draw(assets, keys)
+  if what == "step":
+    assets, sample = batch, _given
+  state, key, step = bnn_crnn.make_step(config, model, sample, mesh)
+  parameters = state_lib.count_parameters(state.params)
+  held = [state]
+
+  def learn():
+    # On from the last turn's state, whose buffers it takes.
+    held[0], metrics = step(held[0], assets, key)
+    jax.block_until_ready((held[0], metrics))
+
+  turns.serve(
+    (lambda: jax.block_until_ready(draw(assets, keys)))
+    if what == "draw"
+    else learn,
+    batch_size,
+    parameters=parameters,
+    jax=jax.__version__,
+  )
+
+
+def _given(batch, keys):
+  """A source of lines that has but one batch."""
+  del keys
+  return batch
+
+
+if __name__ == "__main__":
+  main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
