@@ -21,8 +21,10 @@ _INTERRUPTED, _BROKEN_PIPE = 130, 141  # As a shell reports these signals.
 
 # Images read before their texts are printed: many, to fill batches.
 _READ_AT_ONCE = 256
-# Width of a rendered line for each character that its label may have.
-_CHARACTER_PX = 8
+# Rendered lines are as experiments train on: this wide, and as wide for each
+# character that a label may have.
+_LINE_PX = 96
+_CHARACTER_PX = 12
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +52,12 @@ def _make_parser() -> argparse.ArgumentParser:
     "--version", action="version", version=f"jaxocr {jaxocr.__version__}"
   )
   commands = parser.add_subparsers(required=True, metavar="COMMAND")
+  _add_read(commands)
+  _add_render(commands)
+  return parser
 
+
+def _add_read(commands) -> None:
   read = commands.add_parser(
     "read",
     help="read images of text lines",
@@ -78,6 +85,8 @@ def _make_parser() -> argparse.ArgumentParser:
   )
   read.set_defaults(command=_read)
 
+
+def _add_render(commands) -> None:
   render = commands.add_parser(
     "render",
     help="draw a contact sheet of rendered training lines",
@@ -102,11 +111,10 @@ def _make_parser() -> argparse.ArgumentParser:
   render.add_argument(
     "--width",
     type=_positive,
-    default=128,
-    help="of a line, pixels (default: 128)",
+    default=_LINE_PX,
+    help=f"of a line, pixels (default: {_LINE_PX})",
   )
   render.set_defaults(command=_render)
-  return parser
 
 
 def _positive(text: str) -> int:

@@ -1,3 +1,4 @@
+import inspect
 import json
 import os
 import pathlib
@@ -10,8 +11,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from experiments import bnn_crnn
 import jaxocr
 from jaxocr import cli
+from jaxocr.data import corpus as corpus_lib
+from jaxocr.data import render
 from jaxocr.export import bundle
 from jaxocr.models import crnn
 import jaxocr.reader as reader_lib
@@ -248,6 +252,17 @@ def test_render_writes_a_sheet(tmp_path, capsys):
     assert image.size == (6 + 3 * 70, 6 + 2 * 54)
     assert len(np.unique(np.asarray(image))) > 20  # Not blank.
   assert os.listdir(tmp_path) == ["sheet.png"]  # Nothing left aside.
+
+
+def test_render_draws_as_the_experiment_does():
+  config = bnn_crnn.Config()
+  args = cli._make_parser().parse_args(["render", "--out", "sheet.png"])
+  assert args.width == config.width
+  assert args.width // cli._CHARACTER_PX == config.max_length
+  assert args.alphabet == config.alphabet
+  parameters = inspect.signature(corpus_lib.make_corpus).parameters
+  assert parameters["random_share"].default == config.random_share
+  assert config.strengths == render.RenderStrengths()
 
 
 def test_render_errors(tmp_path, capsys):

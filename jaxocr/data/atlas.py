@@ -195,8 +195,9 @@ def load_atlas(path: str | os.PathLike) -> GlyphAtlas:
     FontError: When the file is missing, damaged or of another format.
   """
   try:
-    with np.load(path, allow_pickle=False) as file:
-      stored = dict(file)
+    # A file of our own: NumPy leaves the one of a damaged archive open.
+    with open(path, "rb") as file, np.load(file) as archive:
+      stored = dict(archive)
   except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
     raise FontError(f"{path}: not a readable glyph atlas ({error})") from error
   if stored.pop("format", None) != _FORMAT:
@@ -231,18 +232,20 @@ def _draw_face(face: FontFace, characters: str) -> _Face:
       f"{face.name}: has {len(characters) - len(missing)} of the alphabet's "
       f"{len(characters)} characters, fewer than half"
     )
+  tall = next((c for c in map(face.drawn_as, "H0") if c in covered), None)
+  if tall is None:
+    raise FontError(f"{face.name}: has neither H nor 0 to measure")
   try:
     probe = ImageFont.truetype(str(face.path), 200)
-    tall = next(c for c in map(face.drawn_as, "H0") if c in covered)
     _, top, _, bottom = probe.getbbox(tall, anchor="ls")
     if bottom <= top:
       raise FontError(f"{face.name}: {tall!r} has no ink to measure")
     font = ImageFont.truetype(str(face.path), 200 * CAP_PX / (bottom - top))
     glyphs = [_draw_glyph(font, c) if c in covered else None for c in drawn]
-  except StopIteration:
-    raise FontError(f"{face.name}: has neither H nor 0 to measure") from None
-  except (OSError, ValueError) as error:
-    raise FontError(f"{face.name}: cannot be drawn ({error})") from error
+  except FontError:
+    raise
+  except Exception as error:  # As `_covered_characters`.
+    raise FontError(f"{face.name}: cannot be drawn ({error!r})") from error
   return _Face(face.name, glyphs)
 
 
@@ -257,13 +260,14 @@ def _covered_characters(path: pathlib.Path) -> set[str]:
     # A file of our own: ttLib leaves the one of a broken font open.
     with path.open("rb") as file, ttLib.TTFont(file, lazy=True) as font:
       table = font.getBestCmap() or {}
-  except (OSError, ttLib.TTLibError, AssertionError) as error:
-    raise FontError(f"{path.name}: not a readable font ({error})") from error
-  return {
-    chr(code)
-    for code, name in table.items()
-    if name != ".notdef" and agl.toUnicode(name) in ("", chr(code))
-  }
+    return {
+      chr(code)
+      for code, name in table.items()
+      if name != ".notdef" and agl.toUnicode(name) in ("", chr(code))
+    }
+  # Parsers of damaged files raise anything: KeyError, struct.error and more.
+  except Exception as error:
+    raise FontError(f"{path.name}: not a readable font ({error!r})") from error
 
 
 def _draw_glyph(font: ImageFont.FreeTypeFont, character: str) -> _Glyph | None:
@@ -275,17 +279,18 @@ def _draw_glyph(font: ImageFont.FreeTypeFont, character: str) -> _Glyph | None:
   if right <= left or bottom <= top:
     return None
   # A pixel of room on each side: hinting may spill over the measured box.
-  image = Image.new("L", (right - left + 2, bottom - top + 2), 0)
+  width, height = right - left + 2, bottom - top + 2
+  above, below = 1 - top, bottom + 1
+  if above > MAX_ASCENT_PX or below > MAX_DESCENT_PX or width > MAX_WIDTH_PX:
+    return None  # A decorative or damaged outline that would swell every cell.
+  image = Image.new("L", (width, height), 0)
   ImageDraw.Draw(image).text(
     (1 - left, 1 - top), character, fill=255, font=font, anchor="ls"
   )
   ink = np.asarray(image)
   if not ink.any():
     return None
-  above, below = MAX_ASCENT_PX, MAX_DESCENT_PX
-  if 1 - top > above or bottom + 1 > below or ink.shape[1] > MAX_WIDTH_PX:
-    return None  # A decorative outline that would swell every cell.
-  return _Glyph(ink, left - 1, 1 - top, advance)
+  return _Glyph(ink, left - 1, above, advance)
 
 
 def _coverage_message(faces: Sequence[_Face], characters: str) -> str:

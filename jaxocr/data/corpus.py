@@ -163,7 +163,10 @@ class Corpus:
 
 
 def make_corpus(
-  alphabet: alphabet_lib.Alphabet, *, max_length: int, random_share: float = 0.2
+  alphabet: alphabet_lib.Alphabet,
+  *,
+  max_length: int,
+  random_share: float = 0.08,
 ) -> Corpus:
   """Builds the tables for an alphabet.
 

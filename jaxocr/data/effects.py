@@ -15,6 +15,8 @@ from jaxocr.data import dice
 
 _FIELD_ROWS = 4  # Of the grid behind a slow random field.
 _BLUR_PX = 0.7  # Standard deviation of the narrower of two constant blurs.
+MAX_BLUR_PX = 2 * _BLUR_PX  # Of the wider one; stronger blurs stop at it.
+MAX_MOTION_PX = 2  # Reach of the constant motion blur, likewise.
 
 
 def spread_ink(
@@ -87,10 +89,10 @@ def photograph(
   u = roll.take(15)
   grain, coarse = _noise_fields(key, height, width)
   contrast = 1 - s.fade * u[0] ** 1.5
-  paper = 1 - 0.45 * u[1] ** 2
+  paper = 1 - s.paper * u[1] ** 2
   light = s.light * slow_field(roll, height, width) * u[2]
   stains = s.texture * slow_field(roll, height, width, columns_px=5) * u[3]
-  fading = 1 - 0.5 * u[4] ** 2 * (1 + slow_field(roll, height, width))
+  fading = 1 - s.patches * u[4] ** 2 * (1 + slow_field(roll, height, width))
   level = paper * (1 + light) + stains + 0.5 * s.texture * u[5] * coarse
   # Noise before the lens is grain of paper and print; after it, the sensor's.
   amount = s.noise * u[6] ** 2
@@ -101,9 +103,10 @@ def photograph(
     image, s.motion * jnp.maximum(2 * u[9] - 1, 0), u[10] < 0.3
   )
   image = image + 0.6 * amount * jnp.roll(grain, 7, axis=1)
-  # The scanner's own white point: some clip the paper to pure white.
-  gain = 1 + 0.5 * u[11] ** 2
-  image = jnp.clip(1 - (1 - image) * gain + 0.15 * u[12] ** 3, 0, 1)
+  # The scanner's own black and white point: some clip the paper to pure white.
+  gain = 1 + s.gain * u[11] ** 2
+  lift = 0.3 * s.gain * u[12] ** 3
+  image = jnp.clip(1 - (1 - image) * gain + lift, 0, 1)
   # Behind the crop's right edge there is only padding.
   inside = jnp.arange(width)[None] + 0.5 < right_px
   border = jnp.where(inside, image[:1] + image[-1:], 0.0) / 2
@@ -157,7 +160,7 @@ def _blur_both(x: jax.Array, sigma: float) -> jax.Array:
 
 
 def _blur(x, sigma):
-  """Gaussian blur of up to twice `_BLUR_PX`, mixed from two constant ones."""
+  """Gaussian blur of up to `MAX_BLUR_PX`, mixed from two constant ones."""
   once = _blur_both(x, _BLUR_PX)
   twice = _blur_both(once, 3**0.5 * _BLUR_PX)
   variance = (sigma / _BLUR_PX) ** 2
@@ -174,9 +177,9 @@ def _segment(size: int, reach: int) -> np.ndarray:
 
 
 def _motion_blur(x, reach, upright):
-  """Mean over a segment, up to 2 px either way, along one axis."""
+  """Mean over a segment, up to `MAX_MOTION_PX` either way, along one axis."""
   height, width = x.shape
-  across = x @ _segment(width, 2).T
-  down = _segment(height, 2) @ x
-  amount = jnp.clip(reach / 2, 0, 1)
+  across = x @ _segment(width, MAX_MOTION_PX).T
+  down = _segment(height, MAX_MOTION_PX) @ x
+  amount = jnp.clip(reach / MAX_MOTION_PX, 0, 1)
   return x + amount * (jnp.where(upright, down, across) - x)

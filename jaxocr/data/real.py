@@ -12,8 +12,7 @@ import numpy as np
 from jaxocr.data import batch as batch_lib
 from jaxocr.data import preprocess
 from jaxocr.text import alphabet as alphabet_lib
-
-FRAME_PX = 4  # Width of one CTC frame in the network's input.
+from jaxocr.text import ctc
 
 # Why a line of the file is not used.
 BLANK = "blank line"
@@ -185,7 +184,7 @@ def _read_line(
   ids = alphabet.encode(label)
   # CTC needs a frame for each character and a blank between equal neighbours.
   needed = len(ids) + int(np.sum(ids[1:] == ids[:-1]))
-  frames = preprocess.bucket_width(width) // FRAME_PX
+  frames = preprocess.bucket_width(width) // ctc.FRAME_PX
   if needed > frames:
     raise _Drop(TOO_LONG, f"{path}: label needs {needed} frames of {frames}")
   return RealLine(path, label, ids, np.round(line * 255).astype(np.uint8))

@@ -20,6 +20,16 @@ from jaxocr.data import effects
 
 _OVERSAMPLE = 2  # Strip columns per image column.
 
+# Largest strengths, in each field's unit; other fields stop at 1. Blurs would
+# saturate in silence, crops and curves push the text out of the image.
+_TOPS = {
+  "curve": 8.0,
+  "jitter": 8.0,
+  "low_resolution": 3.0,
+  "blur": effects.MAX_BLUR_PX,
+  "motion": effects.MAX_MOTION_PX,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class RenderStrengths:
@@ -41,19 +51,21 @@ class RenderStrengths:
   neighbours: float = 0.15  # Probability of parts of the lines above and below.
   rules: float = 0.1  # Probability of a ruled line, horizontal or vertical.
   fade: float = 0.45  # Largest loss of contrast.
+  patches: float = 0.5  # Ink that fades in places, share of it.
+  paper: float = 0.45  # Darkest paper, share of white.
   light: float = 0.12  # Uneven lighting, share of the paper's level.
   texture: float = 0.05  # Stains and grain of the paper, grey levels.
   blur: float = 0.9  # Standard deviation, px.
   motion: float = 1.0  # Half length of motion blur, px.
   noise: float = 0.07  # Sensor noise, grey levels.
+  gain: float = 0.5  # Scanner's extra contrast; it lifts black by 0.3 of it.
   inverted: float = 0.07  # Probability of light ink on dark paper.
 
   def validate(self) -> None:
     """Raises ValueError naming the first field that is out of range."""
-    shares = ("pitch", "dots", "neighbours", "rules", "fade", "inverted")
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      top = 1.0 if field.name in shares else float("inf")
+      top = _TOPS.get(field.name, 1.0)
       if not 0 <= value <= top:
         raise ValueError(
           f"strengths.{field.name}={value}; between 0 and {top:g}"
@@ -80,7 +92,7 @@ def render_lines(
     lengths: [B] int32.
     height: H, px.
     width: W, px; long labels are condensed to fit.
-    strengths: Static.
+    strengths: Fields are floats, or scalars traced to spare compilations.
 
   Returns:
     [B, H, W, 1] float32 in [0, 1].
@@ -152,7 +164,7 @@ def _draws(roll, s):
     dot_rows=8.0 + 8.0 * roll.one(),
     dot_aspect=0.8 + 0.5 * roll.one(),
     dot_radius=0.4 + 0.5 * roll.one(),
-    pixel=1.0 + max(s.low_resolution - 1, 0) * pixel,
+    pixel=1.0 + jnp.maximum(s.low_resolution - 1, 0) * pixel,
     above=roll.chance(s.neighbours),
     below=roll.chance(s.neighbours),
     line_gap=1.25 + 0.4 * roll.one(),

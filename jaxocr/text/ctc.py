@@ -10,6 +10,9 @@ import numpy as np
 
 from jaxocr.text import alphabet as alphabet_lib
 
+# Image columns to a frame of logits, in every network here.
+FRAME_PX = 4
+
 
 @dataclasses.dataclass(frozen=True)
 class Character:
@@ -18,9 +21,7 @@ class Character:
   char: str
   confidence: float  # In [0, 1]: the highest probability in its run of frames.
   x0: float  # Left edge, pixels of the image as given.
-  x1: (
-    float  # Right edge, exclusive; equals x0 for one seen only in the padding.
-  )
+  x1: float  # Right edge, exclusive; x0 for one seen only in the padding.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ def collapse(
   probabilities: np.ndarray,
   alphabet: alphabet_lib.Alphabet,
   *,
-  frame_px: float = 4.0,
+  frame_px: float = FRAME_PX,
   x_scale: float = 1.0,
   width_px: float | None = None,
 ) -> Reading:
@@ -96,7 +97,7 @@ def greedy_decode(
   logits: jax.Array,
   alphabet: alphabet_lib.Alphabet,
   *,
-  frame_px: float = 4.0,
+  frame_px: float = FRAME_PX,
   x_scales: Sequence[float] | None = None,
   widths_px: Sequence[float] | None = None,
 ) -> list[Reading]:

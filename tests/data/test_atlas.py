@@ -1,6 +1,8 @@
 """Glyph cells: metrics, masks, files."""
 
+import functools
 import pathlib
+import struct
 
 import numpy as np
 from PIL import ImageFont
@@ -17,18 +19,31 @@ def _alphabet(characters):
   return alphabet_lib.Alphabet(characters, "test")
 
 
+@functools.cache
+def _all_faces():
+  """All default fonts with all printable ASCII, drawn once."""
+  return atlas_lib.build_atlas(
+    list(FONTS.values()), alphabet_lib.load_alphabet("latin")
+  )
+
+
+def _class_id(atlas, character):
+  return atlas.characters.index(character) + 1
+
+
 def _ink_rows(atlas, font, class_id):
   return np.flatnonzero(np.asarray(atlas.columns[font, class_id]).any(axis=0))
 
 
 def test_cap_height_and_baseline_are_the_same_in_every_font():
-  atlas = atlas_lib.build_atlas(list(FONTS.values()), _alphabet("Hxj. "))
+  atlas = _all_faces()
   base = int(atlas.baseline)
   for font in range(len(atlas.names)):
-    rows = _ink_rows(atlas, font, 1)
+    rows = _ink_rows(atlas, font, _class_id(atlas, "H"))
     assert abs(len(rows) - atlas_lib.CAP_PX) <= 2, atlas.names[font]
     assert abs(rows[-1] - (base - 1)) <= 1, atlas.names[font]
-  assert _ink_rows(atlas, 0, 3)[-1] > base + 2  # j descends.
+  descending = _ink_rows(atlas, 0, _class_id(atlas, "j"))
+  assert descending[-1] > base + 2
 
 
 def test_advances_are_the_fonts_own():
@@ -44,10 +59,9 @@ def test_advances_are_the_fonts_own():
 
 
 def test_every_default_font_draws_digits_and_the_cells_hold_all_ink():
-  alphabet = alphabet_lib.load_alphabet("latin")
-  atlas = atlas_lib.build_atlas(list(FONTS.values()), alphabet)
+  atlas = _all_faces()
   assert len(atlas.names) == len(FONTS)
-  digits = [alphabet.characters.index(c) + 1 for c in "0123456789"]
+  digits = [_class_id(atlas, c) for c in "0123456789"]
   assert np.asarray(atlas.present)[:, digits].all()
   columns = np.asarray(atlas.columns)
   # Nothing touches the first or last row: nothing is cut there.
@@ -84,6 +98,45 @@ def test_unreadable_and_poor_fonts_are_left_out(tmp_path, caplog):
   assert atlas.names == ("DejaVuSans",)
   with pytest.raises(atlas_lib.FontError, match="no usable font"):
     atlas_lib.build_atlas([broken], _alphabet("01"))
+
+
+def _without_table(font, tag):
+  """The bytes of a font whose directory names this table otherwise."""
+  (tables,) = struct.unpack_from(">H", font, 4)
+  for entry in range(12, 12 + 16 * tables, 16):
+    if font[entry : entry + 4] == tag:
+      return font[:entry] + b"zzzz" + font[entry + 4 :]
+  raise AssertionError(tag)
+
+
+_DAMAGES = {
+  "half": lambda font: font[: len(font) // 2],
+  "directory": lambda font: font[:100],
+  "zeros": lambda font: font[:4000] + bytes(len(font) - 4000),
+  "maxp": lambda font: _without_table(font, b"maxp"),
+  "cmap": lambda font: _without_table(font, b"cmap"),
+  "head": lambda font: _without_table(font, b"head"),
+}
+
+
+@pytest.mark.parametrize("damage", _DAMAGES)
+def test_damaged_fonts_are_left_out(tmp_path, damage):
+  """None may end the run, whatever the parsers make of it."""
+  path = tmp_path / "damaged.ttf"
+  path.write_bytes(_DAMAGES[damage](SANS.path.read_bytes()))
+  atlas = atlas_lib.build_atlas(
+    [atlas_lib.FontFace(path), FONTS["DejaVuSerif"]], _alphabet("H01")
+  )
+  assert atlas.names == ("DejaVuSerif",)
+
+
+def test_any_failure_to_draw_leaves_a_font_out(monkeypatch):
+  def fail(font, character):
+    raise KeyError("glyf")
+
+  monkeypatch.setattr(atlas_lib, "_draw_glyph", fail)
+  with pytest.raises(atlas_lib.FontError, match=r"cannot be drawn.*glyf"):
+    atlas_lib._draw_face(SANS, "01")
 
 
 def test_find_fonts_names_what_is_wrong(tmp_path):
@@ -128,11 +181,12 @@ def test_styled_faces_draw_mathematical_letters_and_digits():
 
 def test_some_default_font_has_a_one_without_a_foot():
   """Receipts print it so; where it is missing, 1 is read as 7."""
-  atlas = atlas_lib.build_atlas(list(FONTS.values()), _alphabet("017"))
+  atlas = _all_faces()
+  one = _class_id(atlas, "1")
   footless = []
   for font, name in enumerate(atlas.names):
-    ink = np.asarray(atlas.columns[font, 2]) > 128
-    last = _ink_rows(atlas, font, 2)[-2]
+    ink = np.asarray(atlas.columns[font, one]) > 128
+    last = _ink_rows(atlas, font, one)[-2]
     if ink[:, last].sum() < 0.6 * ink.any(axis=1).sum():
       footless.append(name)
   assert "STIXGeneral sans-serif" in footless

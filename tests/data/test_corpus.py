@@ -31,7 +31,7 @@ def _texts(alphabet, count=2000, max_length=16, seed=0, **options):
 
 @pytest.mark.parametrize("alphabet", [NUMERIC, LATIN])
 def test_labels_are_unambiguous_and_use_every_character(alphabet):
-  texts = _texts(alphabet)
+  texts = _texts(alphabet, random_share=0.2)
   for text in texts:
     assert text == text.strip() and "  " not in text
   assert set("".join(texts)) == set(alphabet.characters)
@@ -65,8 +65,11 @@ def test_latin_labels_hold_words_in_three_cases_and_several_words():
 
 
 def test_letters_follow_english_statistics():
-  text = " ".join(t.lower() for t in _texts(LATIN, random_share=0.0))
+  texts = _texts(LATIN, random_share=0.0)
+  # Templates have any letters, beside digits.
+  text = " ".join(t.lower() for t in texts if not re.search(r"\d", t))
   words = re.findall(r"[a-z]{2,}", text)
+  assert len(words) > 500
   assert not any(re.search("q[^u]", word) for word in words)
   counts = [sum(word.count(c) for word in words) for c in "eq"]
   assert counts[0] > 10 * counts[1]
