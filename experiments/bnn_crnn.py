@@ -2,8 +2,8 @@
 
   python launch.py --experiment=bnn_crnn
 
-Early in the run the signs are soft, so that evaluations up to a quarter of it
-read almost nothing.
+Signs are soft for the first 15 % of the steps and fully hard from 40 % on, so
+that evaluations before then read little.
 
 No download and no data: the fonts that matplotlib ships are drawn on the device
 inside the training step. To see how real lines fare, give a file of
@@ -11,6 +11,7 @@ path<TAB>label lines: --cfg.eval_labels=FILE.tsv
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 
@@ -21,12 +22,14 @@ import optax
 from jaxocr.compress import rules as rules_lib
 from jaxocr.data import atlas as atlas_lib
 from jaxocr.data import corpus as corpus_lib
+from jaxocr.data import preprocess
 from jaxocr.data import real
 from jaxocr.data import render
 from jaxocr.data import source
 from jaxocr.export import bundle
 from jaxocr.models import crnn
 from jaxocr.text import alphabet as alphabet_lib
+from jaxocr.text import ctc
 from jaxocr.train import clock as clock_lib
 from jaxocr.train import configs
 from jaxocr.train import distributed
@@ -42,9 +45,7 @@ from jaxocr.train import step
 from jaxocr.train import workdirs
 from jaxocr.train import writers
 
-HEIGHT_PX = 32  # All backbones collapse this height.
 _POSITIVE = [
-  "width",
   "stem_channels",
   "projection",
   "hidden",
@@ -138,22 +139,17 @@ class Config:
 
   def validate(self) -> None:
     """Raises ValueError for the first thing that cannot work."""
-    alphabet_lib.load_alphabet(self.alphabet)
-    atlas_lib.find_fonts(_split(self.fonts))
+    alphabet = alphabet_lib.load_alphabet(self.alphabet)
     self.strengths.validate()
     sharding.check_batch_size(self.batch_size, jax.device_count())
-    optimiser.make_schedule(
-      learning_rate=self.learning_rate,
-      warmup_steps=self.warmup_steps,
-      steps=self.steps,
-    )
-    frames = self.width // crnn.FRAME_PX
+    make_schedule(self)
+    frames = self.width // ctc.FRAME_PX
     longest = (frames + 1) // 2
     rules = [
       (
         "width",
-        f"a multiple of {crnn.FRAME_PX}",
-        lambda v: v % crnn.FRAME_PX == 0,
+        f"a positive multiple of {ctc.FRAME_PX}",
+        lambda v: v > 0 and v % ctc.FRAME_PX == 0,
       ),
       (
         "max_length",
@@ -180,6 +176,7 @@ class Config:
     for path in _split(self.eval_labels):
       if not os.path.isfile(path):
         raise ValueError(f"eval_labels={path}: there is no such file")
+    _draw_glyphs(self.fonts, alphabet)
 
 
 def run(config: Config, workdir: str | os.PathLike) -> dict:
@@ -197,7 +194,7 @@ def run(config: Config, workdir: str | os.PathLike) -> dict:
   assets = sharding.place(assets, sharding.replicated(mesh))
   model = make_model(config, alphabet)
   evaluator = evaluate.Evaluator(
-    model,
+    model.clone(dtype=jnp.float32),  # As the saved model will be read.
     alphabet,
     sample,
     assets,
@@ -226,34 +223,38 @@ def make_source(
   """
   path = workdir / "atlas.npz"
   if distributed.is_writer() and not path.exists():
-    fonts = atlas_lib.default_fonts() + atlas_lib.find_fonts(
-      _split(config.fonts)
-    )
-    atlas_lib.save_atlas(path, atlas_lib.build_atlas(fonts, alphabet))
+    atlas_lib.save_atlas(path, _draw_glyphs(config.fonts, alphabet))
   distributed.barrier("atlas")
+  try:
+    atlas = atlas_lib.load_atlas(path)
+  except atlas_lib.FontError as error:
+    raise workdirs.WorkdirError(f"{error}; --restart draws it anew") from error
+  if atlas.characters != alphabet.characters:
+    raise workdirs.WorkdirError(
+      f"{path} holds the characters {atlas.characters!r}, but alphabet="
+      f"{config.alphabet} has {alphabet.characters!r} by now; put the file "
+      "back, or train in another --workdir"
+    )
   return source.make_synthetic_source(
-    atlas_lib.load_atlas(path),
+    atlas,
     corpus_lib.make_corpus(
       alphabet,
       max_length=config.max_length,
       random_share=config.random_share,
     ),
-    height=HEIGHT_PX,
+    height=preprocess.HEIGHT_PX,
     width=config.width,
     max_length=config.max_length,
     strengths=config.strengths,
   )
 
 
-def train(config, model, sample, assets, mesh, evaluator, workdir, clock):
-  """From a new state, or the newest checkpoint, to the last step's state."""
-  schedule = optimiser.make_schedule(
-    learning_rate=config.learning_rate,
-    warmup_steps=config.warmup_steps,
-    steps=config.steps,
-  )
+def make_step(config: Config, model: crnn.CRNN, sample, mesh):
+  """Returns (new state, run key, step); see `sharding.shard_train_step`."""
   tx = optimiser.make_optimiser(
-    schedule, weight_decay=config.weight_decay, clip_norm=config.clip_norm
+    make_schedule(config),
+    weight_decay=config.weight_decay,
+    clip_norm=config.clip_norm,
   )
   train_step = sharding.shard_train_step(
     step.make_train_step(
@@ -271,10 +272,25 @@ def train(config, model, sample, assets, mesh, evaluator, workdir, clock):
 
   def start():
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
-    image = jnp.zeros((1, HEIGHT_PX, config.width, 1))
+    image = jnp.zeros((1, preprocess.HEIGHT_PX, config.width, 1))
     return state_lib.init_state(model, tx, init_key, image), run_key
 
   state, key = jax.jit(start, out_shardings=sharding.replicated(mesh))()
+  return state, key, train_step
+
+
+def make_schedule(config: Config) -> optax.Schedule:
+  """The learning rate after so many updates."""
+  return optimiser.make_schedule(
+    learning_rate=config.learning_rate,
+    warmup_steps=config.warmup_steps,
+    steps=config.steps,
+  )
+
+
+def train(config, model, sample, assets, mesh, evaluator, workdir, clock):
+  """From a new state, or the newest checkpoint, to the last step's state."""
+  state, key, train_step = make_step(config, model, sample, mesh)
   return loop.fit(
     state,
     lambda state: train_step(state, assets, key),
@@ -289,7 +305,7 @@ def train(config, model, sample, assets, mesh, evaluator, workdir, clock):
     ),
     workdir=workdir,
     clock=clock,
-    learning_rate=schedule,
+    learning_rate=make_schedule(config),
   )
 
 
@@ -319,6 +335,8 @@ def finish(config, alphabet, state, evaluator, files, workdir, clock):
     figures["real"] = evaluate.real_figures(read, files)
     lines += read
   figures["seconds"] = clock.seconds
+  # All processes fetch, one writes.
+  state = jax.device_get(state)
   if distributed.is_writer():
     path = workdir / "model.safetensors"
     bundle.save_bundle(
@@ -331,7 +349,10 @@ def finish(config, alphabet, state, evaluator, files, workdir, clock):
           "name": alphabet.name,
           "characters": alphabet.characters,
         },
-        "preprocess": {"height": HEIGHT_PX, "frame_px": crnn.FRAME_PX},
+        "preprocess": {
+          "height": preprocess.HEIGHT_PX,
+          "frame_px": ctc.FRAME_PX,
+        },
         "training": figures,
       },
     )
@@ -341,6 +362,14 @@ def finish(config, alphabet, state, evaluator, files, workdir, clock):
     )
     print(f"{workdirs.figures(figures)}\nmodel {path}\nreport {page}")
   return figures
+
+
+@functools.cache
+def _draw_glyphs(
+  fonts: str, alphabet: alphabet_lib.Alphabet
+) -> atlas_lib.GlyphAtlas:
+  faces = atlas_lib.default_fonts() + atlas_lib.find_fonts(_split(fonts))
+  return atlas_lib.build_atlas(faces, alphabet)
 
 
 def _architecture(config: Config, alphabet: alphabet_lib.Alphabet) -> dict:

@@ -20,7 +20,7 @@ from jaxocr.models import crnn
 from jaxocr.text import alphabet as alphabet_lib
 from jaxocr.text import ctc
 
-BUNDLE_NAME = "model.safetensors"
+BUNDLE_NAME = bundle.BUNDLE_NAME
 
 # Lines at once: a power of two, so that few shapes are compiled, and of few
 # enough columns in all that wide lines don't exhaust the memory.
@@ -45,7 +45,7 @@ class Reader:
     alphabet: alphabet_lib.Alphabet,
     *,
     height: int = preprocess.HEIGHT_PX,
-    frame_px: float = crnn.FRAME_PX,
+    frame_px: float = ctc.FRAME_PX,
   ):
     """Makes a reader of a network; `load` is the usual way.
 

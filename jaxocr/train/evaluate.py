@@ -112,7 +112,7 @@ class Evaluator:
       classes,
       probabilities,
       self._alphabet,
-      frame_px=real_lib.FRAME_PX,
+      frame_px=ctc.FRAME_PX,
       width_px=image.shape[1],
     )
     return report_lines.LineResult(image, truth, reading, source)

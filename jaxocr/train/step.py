@@ -45,35 +45,28 @@ def make_train_step(
       how hard their signs are by then. None for models that take none.
   """
 
-  def train_step(state, batch, key):
+  def loss_fn(params, state, batch, key):
     hard = () if hardness is None else (hardness(state.step),)
+    logits, collections = model.apply(
+      {"params": rules_lib.fake(params, rules, *hard), **state.collections},
+      batch.image,
+      *hard,
+      train=True,
+      mutable=list(state.collections),
+      rngs={"dropout": key},
+    )
+    loss, metrics = objective(logits, batch)
+    return loss, (dict(collections), metrics)
 
-    def loss_fn(params):
-      params = rules_lib.fake(params, rules, *hard)
-      logits, collections = model.apply(
-        {"params": params, **state.collections},
-        batch.image,
-        *hard,
-        train=True,
-        mutable=list(state.collections),
-        rngs={"dropout": key},
-      )
-      loss, metrics = objective(logits, batch)
-      return loss, (dict(collections), metrics)
-
+  def train_step(state, batch, key):
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, (collections, metrics)), grads = value_and_grad(state.params)
+    (loss, (collections, metrics)), grads = value_and_grad(
+      state.params, state, batch, key
+    )
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decay = ramp(ema_decay, state.step)
-    grad_norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-    one = jnp.ones((), jnp.float32)
-    metrics = {
-      **metrics,
-      "grad_norm": (grad_norm, one),
-      "finite": (finite.astype(jnp.float32), one),
-    }
+    metrics = {**metrics, **_health(loss, grads)}
     state = state.replace(
       step=state.step + 1,
       params=params,
@@ -85,6 +78,16 @@ def make_train_step(
     return state, metrics
 
   return train_step
+
+
+def _health(loss, grads) -> Metrics:
+  grad_norm = optax.tree.norm(grads)
+  finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+  one = jnp.ones((), jnp.float32)
+  return {
+    "grad_norm": (grad_norm, one),
+    "finite": (finite.astype(jnp.float32), one),
+  }
 
 
 def ramp(decay: float, step: jax.Array) -> jax.Array:

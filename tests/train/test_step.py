@@ -1,11 +1,13 @@
 import functools
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
 
+from jaxocr.compress import rules
 from jaxocr.train import objective
 from jaxocr.train import state as state_lib
 from jaxocr.train import step as step_lib
@@ -113,3 +115,42 @@ def test_a_gradient_that_is_not_finite_is_flagged():
   batch = batch.replace(image=batch.image.at[0, 0, 0, 0].set(jnp.nan))
   _, metrics = train_step(state, batch, jax.random.key(1))
   assert float(metrics["finite"][0]) == 0
+
+
+class HardeningModel(nn.Module):
+  """A network whose logits show the hardness it was given."""
+
+  @nn.compact
+  def __call__(self, image, hardness=1.0, *, train=False):
+    return (1 + hardness) * tiny.TinyModel()(image, train=train)
+
+
+@pytest.mark.parametrize("hardness", [0.0, 0.5, 1.0])
+def test_the_loss_sees_binary_kernels_as_hard_as_the_schedule_says(hardness):
+  model, tx, batch = HardeningModel(), optax.sgd(0.1), make_batch()
+  state = state_lib.init_state(model, tx, jax.random.key(0), batch.image)
+  train_step = step_lib.make_train_step(
+    model,
+    tx,
+    objective.ctc_objective,
+    ema_decay=0.9,
+    rules=rules.BINARY_KERNELS,
+    hardness=lambda step: hardness + 0.0 * step,
+  )
+  _, metrics = jax.jit(train_step)(state, batch, jax.random.key(1))
+  # By hand: alpha is the mean magnitude of a column, the sign has no zero.
+  inner = dict(state.params["TinyModel_0"])
+  kernel = inner["binary_kernel"]
+  alpha = jnp.abs(kernel).mean(axis=0)[None]
+  hard = jnp.where(kernel >= 0, alpha, -alpha)
+  inner["binary_kernel"] = hardness * hard + (1 - hardness) * kernel
+  moments = state.collections["batch_stats"]["TinyModel_0"]
+  logits, _ = tiny.TinyModel().apply(
+    {"params": inner, "batch_stats": moments},
+    batch.image,
+    train=True,
+    mutable=["batch_stats"],
+  )
+  expected, _ = objective.ctc_objective((1 + hardness) * logits, batch)
+  total, count = metrics["loss"]
+  assert float(total / count) == pytest.approx(float(expected), rel=1e-5)
