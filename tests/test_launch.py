@@ -72,7 +72,7 @@ def test_a_typo_fails_with_the_nearest_name(tmp_path):
   "flag, text",
   [
     ("cfg.steps=5", "'cfg.steps=5' is no flag"),
-    ("--cfg.width=30", "width=30; it must be a multiple of 4"),
+    ("--cfg.width=30", "width=30; it must be a positive multiple of 4"),
     ("--cfg.strengths.fade=3", "strengths.fade=3.0"),
     ("--coordinator=127.0.0.1:1", "give all three, or none"),
   ],
@@ -82,6 +82,14 @@ def test_bad_values_are_one_line(tmp_path, flag, text):
   assert code == 1
   assert text in err
   assert not list(tmp_path.iterdir())
+
+
+def test_a_workdir_that_cannot_be_is_one_line(tmp_path):
+  (tmp_path / "file").write_text("")
+  workdir = tmp_path / "file" / "run"
+  code, _, err = launch("--experiment=bnn_crnn", f"--workdir={workdir}")
+  assert code == 1
+  assert f"workdir={workdir} cannot be made" in err
 
 
 def test_a_finished_workdir_shows_its_report(tmp_path):

@@ -21,6 +21,7 @@ import safetensors.numpy
 from jaxocr import files
 
 FORMAT = 1
+BUNDLE_NAME = "model.safetensors"  # In the folder of a run.
 _KEY = "jaxocr"
 _REQUIRED = ("architecture", "alphabet", "preprocess", "training")
 PyTree = Any
@@ -75,7 +76,7 @@ def load_bundle(path: str | os.PathLike) -> tuple[dict, dict]:
     `format` and `content_hash`.
 
   Raises:
-    BundleError: Another kind of file, a newer format, or altered tensors.
+    BundleError: Another kind of file, a newer format, or one that was altered.
     OSError: The file cannot be opened.
   """
   try:
@@ -84,18 +85,24 @@ def load_bundle(path: str | os.PathLike) -> tuple[dict, dict]:
       flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
   except safetensors.SafetensorError as error:
     raise BundleError(
-      f"{path}: not a safetensors file ({error}); give the model.safetensors "
+      f"{path}: not a safetensors file ({error}); give the {BUNDLE_NAME} "
       "that a run writes at its end"
     ) from error
   if text is None:
     raise BundleError(f"{path}: holds tensors but no jaxocr metadata")
-  meta = json.loads(text)
-  if meta["format"] != FORMAT:
+  try:
+    meta = json.loads(text)
+    stated, digest = meta["format"], meta["content_hash"]
+  except (ValueError, KeyError, TypeError) as error:
     raise BundleError(
-      f"{path}: format {meta['format']}, this version reads {FORMAT}; update "
-      "jaxocr"
+      f"{path}: its jaxocr metadata is damaged ({error!r}); give the "
+      f"{BUNDLE_NAME} that a run writes at its end"
+    ) from error
+  if stated != FORMAT:
+    raise BundleError(
+      f"{path}: format {stated}, this version reads {FORMAT}; update jaxocr"
     )
-  if content_hash(flat) != meta["content_hash"]:
+  if content_hash(flat) != digest:
     raise BundleError(f"{path}: the tensors were altered after saving")
   return flax.traverse_util.unflatten_dict(flat, sep="/"), meta
 

@@ -19,23 +19,27 @@ def start(
     process_id: Of this one, from 0.
 
   Raises:
-    ValueError: Only some of the three are given.
+    ValueError: Only some of the three are given, or the others are not reached.
   """
   given = (coordinator, num_processes, process_id)
-  if all(value is None for value in given):
-    try:
-      jax.distributed.initialize()
-    except ValueError as error:
-      # So JAX says that it found no cluster; anything else is a real fault.
-      if "coordinator_address should be defined" not in str(error):
-        raise
-    return
-  if any(value is None for value in given):
+  alone = all(value is None for value in given)
+  if not alone and any(value is None for value in given):
     raise ValueError(
       f"coordinator={coordinator}, num_processes={num_processes}, "
       f"process_id={process_id}: give all three, or none to have them detected"
     )
-  jax.distributed.initialize(coordinator, num_processes, process_id)
+  try:
+    jax.distributed.initialize(*given)
+  except ValueError as error:
+    # So JAX says that it found no cluster; anything else is a real fault.
+    if not alone or "coordinator_address should be defined" not in str(error):
+      raise
+  except RuntimeError as error:
+    reason = str(error).partition("\n")[0]
+    raise ValueError(
+      f"coordinator={coordinator}: the processes did not find each other "
+      f"({reason}); start all of them, and give the address of process 0"
+    ) from error
 
 
 def is_writer() -> bool:

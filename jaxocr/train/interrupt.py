@@ -1,6 +1,7 @@
 """Stopping a run between two steps, for a person or for the machine."""
 
 import contextlib
+import os
 import signal
 import sys
 
@@ -21,24 +22,45 @@ class Stopped(Exception):
 def plain_exit(*kinds: type[Exception]):
   """Turns such an exception into its text and an exit code, no traceback.
 
-  The code is the exception's `exit_code` where it has one, else 1.
+  The code is the exception's `exit_code` where it has one, else 1. SIGTERM and
+  Ctrl-C that no `Guard` notes end the process in the same way, at once.
   """
+  signums = (signal.SIGTERM, signal.SIGINT)
+  before = [signal.signal(signum, _leave_at_once) for signum in signums]
   try:
     yield
+  except KeyboardInterrupt:  # The second Ctrl-C of a Guard.
+    _leave_at_once(signal.SIGINT)
   except kinds as fault:
     prefix = "" if isinstance(fault, Stopped) else "error: "
     print(f"{prefix}{fault}", file=sys.stderr)
     sys.exit(getattr(fault, "exit_code", 1))
+  finally:
+    for signum, handler in zip(signums, before, strict=True):
+      signal.signal(signum, handler)
+
+
+def _leave_at_once(signum, frame=None):
+  """Ends the process; an exception might be lost in a callback of JAX."""
+  text = (
+    f"{_name(signum)}: stopped at once; what was saved stays, and the same "
+    "command goes on from there\n"
+  )
+  os.write(2, text.encode())  # Not print, which may be what was interrupted.
+  os._exit(128 + signum)
+
+
+def _name(signum: int) -> str:
+  return "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
 
 
 class Interrupted(Stopped):
   """SIGTERM or Ctrl-C; the state of the last step was saved."""
 
   def __init__(self, signum: int, step: int, directory):
-    name = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
     super().__init__(
-      f"{name}: stopped after step {step}, saved in {directory}; the same "
-      "command goes on from there"
+      f"{_name(signum)}: stopped after step {step}, saved in {directory}; the "
+      "same command goes on from there"
     )
     self.exit_code = 128 + signum  # As a shell reports it: 130 or 143.
 

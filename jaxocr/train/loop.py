@@ -44,6 +44,12 @@ class Plan:
   checkpoint_every: int  # Evaluations save besides, with their score.
   keep_checkpoints: int  # The best is kept besides.
 
+  def due(self, step: int) -> tuple[bool, bool, bool]:
+    """Whether `step` is to be logged, evaluated and saved."""
+    at_eval = step == self.steps or step % self.eval_every == 0
+    at_save = at_eval or step % self.checkpoint_every == 0
+    return step % self.log_every == 0, at_eval, at_save
+
 
 def fit(
   state: state_lib.TrainState,
@@ -74,28 +80,19 @@ def fit(
     interrupt.Interrupted: SIGTERM or Ctrl-C; the state was saved.
     interrupt.Diverged: Something is not finite; names the step.
   """
-  with contextlib.ExitStack() as stack:
-    guard = stack.enter_context(interrupt.Guard())
+  with interrupt.Guard() as guard, contextlib.ExitStack() as stack:
     store = checkpoints_lib.Checkpoints(workdir, keep=plan.keep_checkpoints)
     stack.callback(store.close)
     # 0. Restore. The template's arrays are dropped for the saved ones.
-    restored = store.restore(state)
-    start = 0
-    if restored is not None:
-      start, state = restored.step, restored.state
-      clock.resume(restored.meta)
-    record = stack.enter_context(
-      _Record(workdir, plan, clock, learning_rate, start)
-    )
+    start, state = _restore(store, state, clock)
+    record = _Record(workdir, plan, clock, learning_rate, start)
+    stack.enter_context(record)
     for step in range(start + 1, plan.steps + 1):
-      last = step == plan.steps
       # 1. Update.
       state, metrics = train_step(state)
       record.add(step, metrics)
       # 2. Log. Whatever saves must log first: it finds what is not finite.
-      at_log = step % plan.log_every == 0
-      at_eval = last or step % plan.eval_every == 0
-      at_save = at_eval or step % plan.checkpoint_every == 0
+      at_log, at_eval, at_save = plan.due(step)
       stop = _asked_to_stop(guard, at_log)
       if at_log or at_save or stop:
         record.flush(store.latest_step())
@@ -106,12 +103,22 @@ def fit(
       # 4. Save.
       if at_save or stop:
         _save(store, state, step, clock, score)
-        clock.start()
-      # 5. Stop.
-      if stop and not last:
+      # 5. Stop, also for what came while the last step was evaluated or saved.
+      if stop or step == plan.steps:
         store.wait()
+        stop = stop or _asked_to_stop(guard, at_log=True)
+      if stop:
         raise interrupt.Interrupted(stop, step, store.directory)
   return state
+
+
+def _restore(store, state, clock) -> tuple[int, state_lib.TrainState]:
+  """The newest step saved and its state; 0 and `state` where there is none."""
+  restored = store.restore(state)
+  if restored is None:
+    return 0, state
+  clock.resume(restored.meta)
+  return restored.step, restored.state
 
 
 def _asked_to_stop(guard: interrupt.Guard, at_log: bool) -> int | None:
@@ -129,6 +136,7 @@ def _save(store, state, step, clock, score) -> None:
     store.save(state, step, clock.saved(), score=score)
   except checkpoints_lib.NotFinite as fault:
     raise interrupt.Diverged(step, str(fault), store.latest_step()) from fault
+  clock.start()  # So that evaluating and saving are in no lap.
 
 
 class _Record:

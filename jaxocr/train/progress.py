@@ -24,7 +24,8 @@ class Progress:
     self._file = sys.stderr if file is None else file
     self._shown = shown
     self._start, self._steps = start, steps
-    self._began = self._last = time.monotonic()
+    self._began: float | None = None  # When the first step was done.
+    self._last = time.monotonic()
     self._bar = None
     if shown and self._file.isatty():
       self._bar = tqdm.tqdm(
@@ -39,6 +40,8 @@ class Progress:
 
   def advance(self) -> None:
     """One more step is done."""
+    if self._began is None:
+      self._began = time.monotonic()
     if self._bar is not None:
       self._bar.update()
 
@@ -53,9 +56,11 @@ class Progress:
     now = time.monotonic()
     if self._shown and (now - self._last >= _QUIET_S or step == self._steps):
       self._last = now
-      left = (now - self._began) / (step - self._start) * (self._steps - step)
-      left = tqdm.tqdm.format_interval(left)
-      self.note(f"step {step}/{self._steps}, {text}, {left} left")
+      timed = step - self._start - 1  # The first step compiles.
+      if timed > 0:
+        left = (now - self._began) / timed * (self._steps - step)
+        text += f", {tqdm.tqdm.format_interval(left)} left"
+      self.note(f"step {step}/{self._steps}, {text}")
 
   def note(self, text: str) -> None:
     """Prints lines that stay."""

@@ -71,18 +71,8 @@ def chart(curves: Sequence[Curve], *, log: bool = False) -> str:
     f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img"'
     f' aria-label="{html.escape(_summary(drawn))}">'
   ]
-  for tick in y_ticks:
-    parts.append(
-      f'<path class="grid" d="M{_LEFT} {y(tick):.1f}H{_WIDTH - _RIGHT}"/>'
-      f'<text class="tick" x="{_LEFT - 6}" y="{y(tick) + 3.5:.1f}"'
-      f' text-anchor="end">{number(tick)}</text>'
-    )
-  for tick in x_ticks:
-    if x_low <= tick <= x_high:
-      parts.append(
-        f'<text class="tick" x="{x(tick):.1f}" y="{_HEIGHT - 8}"'
-        f' text-anchor="middle">{number(tick)}</text>'
-      )
+  parts += [_y_tick(tick, y(tick)) for tick in y_ticks]
+  parts += [_x_tick(t, x(t)) for t in x_ticks if x_low <= t <= x_high]
   for index, curve in enumerate(drawn):
     parts.append(_curve(curve, index, x, y))
   parts.append("</svg>")
@@ -166,6 +156,23 @@ def _summary(curves: Sequence[Curve]) -> str:
     f"{c.label}: {c.points[0][1]:.4g} at step {c.points[0][0]:.0f} to"
     f" {c.points[-1][1]:.4g} at step {c.points[-1][0]:.0f}"
     for c in curves
+  )
+
+
+def _y_tick(value: float, y: float) -> str:
+  """A number left of the plot and its line across."""
+  return (
+    f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>'
+    f'<text class="tick" x="{_LEFT - 6}" y="{y + 3.5:.1f}"'
+    f' text-anchor="end">{number(value)}</text>'
+  )
+
+
+def _x_tick(value: float, x: float) -> str:
+  """A number below the plot."""
+  return (
+    f'<text class="tick" x="{x:.1f}" y="{_HEIGHT - 8}"'
+    f' text-anchor="middle">{number(value)}</text>'
   )
 
 

@@ -15,9 +15,9 @@ from jaxocr.train import report_style
 
 # Title, last part of the metric's name, log axis.
 _CHARTS = (
-  ("Line accuracy", ("line_accuracy",), False),
-  ("Loss", ("loss",), True),
-  ("Learning rate", ("lr", "learning_rate"), False),
+  ("Line accuracy", "line_accuracy", False),
+  ("Loss", "loss", True),
+  ("Learning rate", "learning_rate", False),
 )
 _NO_ERROR = "<p>None: every line was read as it is.</p>"
 
@@ -105,11 +105,11 @@ def _tiles(report: Mapping) -> str:
 
 def _charts(history: Sequence[Mapping]) -> str:
   cards = []
-  for title, names, log in _CHARTS:
+  for title, wanted, log in _CHARTS:
     curves = {}
     for entry in history:
       for name, value in entry.items():
-        if name.rsplit("/", 1)[-1] in names and value is not None:
+        if name.rsplit("/", 1)[-1] == wanted and value is not None:
           curves.setdefault(name, []).append((entry["step"], value))
     curves = [report_charts.Curve(*item) for item in list(curves.items())[:3]]
     picture = report_charts.chart(curves, log=log)

@@ -7,28 +7,76 @@ import shutil
 from typing import Any
 
 from jaxocr import files
+from jaxocr.export import bundle
 from jaxocr.train import configs
 from jaxocr.train import distributed
+from jaxocr.train import report as report_lib
+from jaxocr.train import writers
+
+try:
+  import fcntl
+except ImportError:  # Windows.
+  fcntl = None
 
 CONFIG_FILE = "config.json"
-REPORT_FILE = "report.json"
-# What runs write, as glob patterns: all that `restart` may delete.
+# What runs write, as glob patterns: all that `restart` may delete, first to
+# last. The report, which says that the run is whole, goes before its parts, and
+# the config after them: until they are gone it says whose they are.
 CONTENTS = (
-  CONFIG_FILE,
-  REPORT_FILE,
-  "report.html",
-  "metrics.jsonl",
-  "events.out.tfevents.*",
+  report_lib.REPORT_FILE,
+  report_lib.PAGE_FILE,
+  bundle.BUNDLE_NAME,
   "checkpoints",
   "rejected_checkpoints",
+  writers.METRICS_FILE,
+  "events.out.tfevents.*",
   "atlas.npz",
-  "model.safetensors",
   "*.part",
+  CONFIG_FILE,
 )
 
 
 class WorkdirError(ValueError):
   """A folder that this run may not use as asked."""
+
+
+def hold(workdir: str | os.PathLike) -> None:
+  """Makes `workdir` and keeps other launches out of it while this one lives.
+
+  All processes of a run must call it; process 0 holds the folder for them.
+  Where the system or the file system knows no locks, none is taken.
+
+  Raises:
+    WorkdirError: Another launch holds it, or it cannot be made.
+  """
+  fault = _lock(pathlib.Path(workdir)) if distributed.is_writer() else ""
+  if distributed.any_process(bool(fault)):
+    raise WorkdirError(fault or f"workdir={workdir}: refused to process 0")
+
+
+def _lock(workdir: pathlib.Path) -> str:
+  """Locks the folder until the process ends; returns what is wrong, or ""."""
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    return (
+      f"workdir={workdir} cannot be made ({error.strerror}); give another "
+      "--workdir"
+    )
+  if fcntl is None:
+    return ""
+  try:
+    # The folder itself, so that no file is left; never closed on purpose.
+    folder = os.open(workdir, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return (
+      f"workdir={workdir} is in use by another launch; wait for its end, or "
+      "give another --workdir"
+    )
+  except OSError:
+    pass  # Some network file systems lock no folders.
+  return ""
 
 
 def claim(
@@ -47,7 +95,7 @@ def claim(
 
   Raises:
     WorkdirError: It belongs to another config or experiment, is not a folder,
-      or is to be cleared without holding a run.
+      or holds parts of a run that no config names.
   """
   workdir = pathlib.Path(workdir)
   if workdir.exists() and not workdir.is_dir():
@@ -65,14 +113,26 @@ def claim(
         + "\nGive the stored values to go on, another --workdir, or --restart "
         "to delete that run"
       )
-    report = _read(workdir / REPORT_FILE)
+    report = _read(workdir / report_lib.REPORT_FILE)
     return report if report and report.get("finished") else None
+  found = _remains(workdir)
+  if found:
+    raise WorkdirError(
+      f"{workdir} holds {', '.join(found)} but no {CONFIG_FILE} that says of "
+      "which run; delete them, or give another --workdir"
+    )
   distributed.barrier("workdir read")
   if distributed.is_writer():
     workdir.mkdir(parents=True, exist_ok=True)
     with files.aside(workdir / CONFIG_FILE) as part:
       part.write_text(json.dumps(given, indent=2, ensure_ascii=False) + "\n")
   return None
+
+
+def _remains(workdir: pathlib.Path) -> list[str]:
+  """Names of a run's files; not of unfinished ones, which nobody reads."""
+  paths = [path for pattern in CONTENTS for path in workdir.glob(pattern)]
+  return [path.name for path in paths if path.suffix != ".part"]
 
 
 def _read(path: pathlib.Path) -> dict | None:
@@ -91,7 +151,7 @@ def _read(path: pathlib.Path) -> dict | None:
 
 def _clear(workdir: pathlib.Path) -> None:
   """Deletes what a run wrote; what else lies there is left alone."""
-  if not any(workdir.iterdir()):
+  if not _remains(workdir):
     return
   stored = _read(workdir / CONFIG_FILE)
   if stored is None or "experiment" not in stored:

@@ -112,6 +112,17 @@ def test_a_newer_format_is_refused(tmp_path, monkeypatch):
     bundle.load_bundle(path)
 
 
+@pytest.mark.parametrize(
+  "text", ["{", "[]", '{"format": 1}', '{"content_hash": ""}']
+)
+def test_damaged_metadata_is_named(tmp_path, text):
+  path = tmp_path / "m.safetensors"
+  tensors = {"w": np.zeros(2, np.float32)}
+  path.write_bytes(safetensors.numpy.save(tensors, metadata={"jaxocr": text}))
+  with pytest.raises(bundle.BundleError, match="metadata is damaged"):
+    bundle.load_bundle(path)
+
+
 def test_meta_must_be_whole(tmp_path):
   with pytest.raises(ValueError, match="meta lacks alphabet"):
     bundle.save_bundle(

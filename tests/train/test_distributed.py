@@ -19,15 +19,25 @@ def test_one_process_is_alone(monkeypatch):
 
 
 def test_no_cluster_is_no_error(monkeypatch):
-  def initialize():
+  def initialize(*given):
     raise ValueError("coordinator_address should be defined.")
 
   monkeypatch.setattr("jax.distributed.initialize", initialize)
   distributed.start(None, None, None)
 
 
+def test_a_coordinator_that_does_not_answer_is_named(monkeypatch):
+  def initialize(*given):
+    raise RuntimeError("DEADLINE_EXCEEDED: waited\nmore")
+
+  monkeypatch.setattr("jax.distributed.initialize", initialize)
+  with pytest.raises(ValueError, match=r"=host:1: .*waited\); start") as error:
+    distributed.start("host:1", 2, 1)
+  assert "\n" not in str(error.value)
+
+
 def test_a_broken_cluster_is_an_error(monkeypatch):
-  def initialize():
+  def initialize(*given):
     raise ValueError("process_id must be nonnegative")
 
   monkeypatch.setattr("jax.distributed.initialize", initialize)

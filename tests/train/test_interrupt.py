@@ -1,5 +1,6 @@
 import os
 import signal
+import sys
 
 import pytest
 
@@ -47,6 +48,20 @@ def test_plain_exit(fault, code, text, capsys):
     raise fault
   assert stop.value.code == code
   assert capsys.readouterr().err.startswith(text)
+
+
+@pytest.mark.parametrize(
+  "signum, name", [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")]
+)
+def test_a_signal_without_a_guard_is_one_line(signum, name, capfd, monkeypatch):
+  monkeypatch.setattr(os, "_exit", sys.exit)
+  before = signal.getsignal(signal.SIGTERM)
+  with pytest.raises(SystemExit) as stop, interrupt.plain_exit(ValueError):
+    signal.raise_signal(signum)
+  assert stop.value.code == 128 + signum
+  err = capfd.readouterr().err
+  assert err.startswith(f"{name}: stopped at once") and err.count("\n") == 1
+  assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_plain_exit_lets_other_faults_through():

@@ -95,6 +95,32 @@ def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(
   assert len(seen) == len(set(seen))
 
 
+def test_a_signal_at_the_last_step_stops_before_the_report(
+  mesh, straight, tmp_path
+):
+  def kill(step):
+    if step == 20:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  with pytest.raises(interrupt.Interrupted, match="step 20, saved"):
+    tiny.fit(tmp_path, mesh, on_step=kill)
+  state = tiny.fit(tmp_path, mesh)
+  chex.assert_trees_all_equal(jax.device_get(state), straight[1])
+
+
+def test_a_signal_during_the_last_save_is_obeyed(mesh, tmp_path, monkeypatch):
+  wait = checkpoints.Checkpoints.wait
+
+  def kill(store):
+    wait(store)
+    if store.latest_step() == 4:
+      os.kill(os.getpid(), signal.SIGINT)
+
+  monkeypatch.setattr(checkpoints.Checkpoints, "wait", kill)
+  with pytest.raises(interrupt.Interrupted, match="step 4, saved"):
+    tiny.fit(tmp_path, mesh, steps=4)
+
+
 def test_a_finished_run_only_gives_its_state(mesh, straight):
   workdir, expected = straight
   before = history(workdir)

@@ -41,6 +41,22 @@ def test_a_log_file_has_plain_lines_at_times(monkeypatch):
   assert "\r" not in file.getvalue()
 
 
+def test_the_time_left_does_not_count_compiling(monkeypatch):
+  now = [0.0]
+  monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+  file = io.StringIO()
+  bar = progress.Progress(start=0, steps=5, file=file)
+  for step in (1, 2):
+    now[0] += {1: 100.0, 2: 10.0}[step]
+    bar.advance()
+    bar.figures(step, 2.0, math.nan)
+  # Nothing is known after the first step; then 3 steps of 10 s are left.
+  assert file.getvalue().splitlines() == [
+    "step 1/5, loss 2",
+    "step 2/5, loss 2, 00:30 left",
+  ]
+
+
 def test_other_processes_are_silent():
   file = Terminal()
   bar = progress.Progress(start=0, steps=2, shown=False, file=file)

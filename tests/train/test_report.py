@@ -192,10 +192,11 @@ def test_page_without_errors_curves_or_lines(tmp_path):
 
 def test_page_draws_the_curves_it_finds(tmp_path):
   history = [
-    {"step": 1, "train/loss": 40.0, "train/lr": 1e-3, "train/grad_norm": 3.0},
-    {"step": 2, "train/loss": 4.0, "train/lr": 2e-3},
+    {"step": 1, "train/loss": 40.0, "train/grad_norm": 3.0},
+    {"step": 1, "train/learning_rate": 1e-3},
+    {"step": 2, "train/loss": 4.0, "train/learning_rate": 2e-3},
     {"step": 2, "eval/line_accuracy": 0.5, "real/line_accuracy": None},
-    {"step": 3, "train/loss": None, "train/lr": 0.0},
+    {"step": 3, "train/loss": None, "train/learning_rate": 0.0},
   ]
   page = _page(tmp_path, [], history)
   assert page.tags.count("polyline") == 3

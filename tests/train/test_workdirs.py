@@ -1,5 +1,9 @@
 import dataclasses
 import json
+import pathlib
+import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -71,6 +75,60 @@ def test_restart_deletes_the_run_and_nothing_else(tmp_path):
   assert claim(tmp_path, Config(seed=5), restart=True) is None
   left = sorted(path.name for path in tmp_path.iterdir())
   assert left == ["config.json", "notes.txt", "photos"]
+
+
+def test_a_restart_that_was_killed_leaves_no_weights_to_another_config(
+  tmp_path, monkeypatch
+):
+  claim(tmp_path)
+  (tmp_path / "report.json").write_text("{}")
+  (tmp_path / "checkpoints").mkdir()
+
+  def kill(path):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(shutil, "rmtree", kill)
+    claim(tmp_path, Config(seed=5), restart=True)
+  left = sorted(path.name for path in tmp_path.iterdir())
+  assert left == ["checkpoints", "config.json"]
+  with pytest.raises(workdirs.WorkdirError, match="another config"):
+    claim(tmp_path, Config(seed=5))
+  assert claim(tmp_path, Config(seed=5), restart=True) is None
+  assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "events.out.tfevents.1"])
+def test_parts_of_a_run_without_its_config_are_refused(tmp_path, name):
+  (tmp_path / name).mkdir()
+  with pytest.raises(workdirs.WorkdirError, match=f"holds {name} but no conf"):
+    claim(tmp_path)
+
+
+def test_what_no_run_reads_is_in_nobodys_way(tmp_path):
+  (tmp_path / "notes.txt").write_text("mine")
+  (tmp_path / "config.json.part").write_text("{")
+  assert claim(tmp_path, restart=True) is None
+
+
+def test_one_launch_at_a_time(tmp_path):
+  workdir = tmp_path / "new"
+  script = (
+    "import sys; from jaxocr.train import workdirs; "
+    "workdirs.hold(sys.argv[1]); print(1, flush=True); sys.stdin.read()"
+  )
+  with subprocess.Popen(
+    [sys.executable, "-c", script, workdir],
+    cwd=pathlib.Path(__file__).parents[2],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+  ) as other:
+    assert other.stdout.readline() == b"1\n"
+    with pytest.raises(workdirs.WorkdirError, match="/new is in use by"):
+      workdirs.hold(workdir)
+    other.communicate()
+  workdirs.hold(workdir)  # Free again.
+  assert not list(workdir.iterdir())
 
 
 def test_restart_spares_what_is_no_run(tmp_path):
