@@ -11,7 +11,6 @@ import sys
 
 from absl import app
 from absl import flags
-from absl import logging
 from ml_collections import config_flags
 
 import experiments
@@ -50,7 +49,6 @@ def launch(argv, module, changed):
   if argv[1:]:
     sys.exit(f"error: {argv[1]!r} is no flag; write --name=value")
   memory.keep_freed_memory()
-  logging.set_verbosity(logging.WARNING)  # Orbax tells of every file otherwise.
   config = configs.frozen_like(module.Config(), changed)
   workdir = FLAGS.workdir or f"runs/{FLAGS.experiment}"
   with interrupt.plain_exit(ValueError, OSError):

@@ -16,6 +16,7 @@ import shutil
 from typing import Any
 import warnings
 
+from absl import logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -62,6 +63,7 @@ class Checkpoints:
       workdir: The run's folder.
       keep: How many of the last to keep; the best is kept besides.
     """
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of every file else.
     workdir = pathlib.Path(workdir).absolute()
     self.directory = workdir / "checkpoints"
     self._rejected = workdir / "rejected_checkpoints"

@@ -85,13 +85,15 @@ def test_one_device_and_eight_learn_alike(tmp_path, backbone):
     mesh = sharding.make_mesh(devices)
     state, key, step = bnn_crnn.make_step(config, model, sample, mesh)
     placed = sharding.place(assets, sharding.replicated(mesh))
-    for _ in range(3):
+    state, metrics = step(state, placed, key)
+    # Later Adam makes steps of one size out of rounding errors near zero.
+    moments.append(jax.device_get(state.collections))
+    for _ in range(2):
       state, metrics = step(state, placed, key)
     losses.append(float(metrics["loss"][0] / metrics["loss"][1]))
-    moments.append(jax.device_get(state.collections))
   assert losses[0] == pytest.approx(losses[1], rel=1e-5)
   # BatchNorm's moments are those of the whole batch.
-  chex.assert_trees_all_close(*moments, rtol=1e-4, atol=1e-4)
+  chex.assert_trees_all_close(*moments, rtol=1e-5, atol=1e-5)
 
 
 def test_the_defaults_are_valid_and_so_is_the_tiny_one():

@@ -54,28 +54,28 @@ def test_binary_features_enter_the_convolution_as_signs():
   """Scaling the input of a `BinaryConv` changes its shortcut only."""
   x = jax.random.normal(jax.random.key(0), (1, 4, 4, 3))
   layer = binary.BinaryConv(3)
-  variables = layer.init(jax.random.key(1), x, train=False)
+  variables = layer.init(jax.random.key(1), x, 1.0, train=False)
   bend = {
     "slope": jnp.ones(3),
     "before": {"offset": jnp.zeros(3)},
     "after": {"offset": jnp.zeros(3)},
   }
   variables = {**variables, "params": {**variables["params"], "bend": bend}}
-  small = layer.apply(variables, x, train=False) - x
-  large = layer.apply(variables, 8 * x, train=False) - 8 * x
+  small = layer.apply(variables, x, 1.0, train=False) - x
+  large = layer.apply(variables, 8 * x, 1.0, train=False) - 8 * x
   np.testing.assert_allclose(small, large, atol=1e-5)
 
 
 def test_weights_only_leaves_features_real():
   x = jax.random.normal(jax.random.key(0), (1, 4, 4, 3))
   layer = binary.BinaryConv(3, binary_activations=False)
-  variables = layer.init(jax.random.key(1), x, train=False)
+  variables = layer.init(jax.random.key(1), x, 1.0, train=False)
   assert (
     float(
       jnp.max(
         jnp.abs(
-          layer.apply(variables, x, train=False)
-          - layer.apply(variables, 8 * x, train=False)
+          layer.apply(variables, x, 1.0, train=False)
+          - layer.apply(variables, 8 * x, 1.0, train=False)
           + 7 * x
         )
       )
