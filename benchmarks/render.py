@@ -92,12 +92,12 @@ def _share_of_step(options) -> float:
     what: turns.Contestant(
       "step_jax.py", "binary", options.batch_size, options.width, what
     )
-    for what in ("draw", "fused")
+    for what in ("draw", "whole")
   }
   speeds = turns.play(players, rounds=options.rounds)
   for player in players.values():
     player.close()
-  return turns.ratio(speeds["fused"], speeds["draw"])
+  return turns.ratio(speeds["whole"], speeds["draw"])
 
 
 def _options() -> argparse.Namespace:

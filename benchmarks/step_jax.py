@@ -1,9 +1,9 @@
 """Contestant: a training step of the experiment's CRNN, whole or in parts.
 
-  step_jax.py BACKBONE BATCH WIDTH step|draw|fused
+  step_jax.py BACKBONE BATCH WIDTH step|draw|whole
 
-`step` learns from one fixed batch, `draw` only draws a batch, `fused` does
-both in one compiled function, as training does.
+`step` learns from one fixed batch, `draw` only draws a batch, `whole` does
+both, as training does.
 """
 
 import pathlib
@@ -13,32 +13,43 @@ import tempfile
 import jax
 import turns
 
-from experiments import bnn_crnn
+from jaxocr.compress import rules
 from jaxocr.text import alphabet as alphabet_lib
 from jaxocr.train import memory
 from jaxocr.train import sharding
+from jaxocr.train import stages
 from jaxocr.train import state as state_lib
+from jaxocr.train import text_config
+from jaxocr.train import text_run
+
+RULES = {"binary": rules.BINARY_KERNELS, "mobilenet": rules.ALL_FLOAT}
 
 
 def main(backbone: str, batch_size: int, width: int, what: str) -> None:
   memory.keep_freed_memory()  # As launch.py does.
-  config = bnn_crnn.Config(
-    backbone=backbone, batch_size=batch_size, width=width
-  )
+  config = text_config.TextConfig(batch_size=batch_size, width=width)
   alphabet = alphabet_lib.load_alphabet(config.alphabet)
-  model = bnn_crnn.make_model(config, alphabet)
+  stage = stages.Stage(
+    "bench",
+    steps=10_000,
+    learning_rate=config.learning_rate,
+    rules=RULES[backbone],
+  )
+  architecture = text_run.architecture(config, alphabet, backbone=backbone)
   mesh = sharding.make_mesh()
   with tempfile.TemporaryDirectory() as folder:
-    assets, sample = bnn_crnn.make_source(
+    assets, sample = text_run.make_source(
       config, alphabet, pathlib.Path(folder)
     )
   assets = jax.device_put(assets)
   draw = jax.jit(sample)
-  keys = sharding.line_keys(jax.random.key(0), 0, batch_size)
+  key = jax.random.key(0)
+  keys = sharding.line_keys(key, 0, batch_size)
   batch = draw(assets, keys)
   if what == "step":
     assets, sample = batch, _given
-  state, key, step = bnn_crnn.make_step(config, model, sample, mesh)
+  begin, step = text_run.make_step(config, stage, architecture, sample, mesh)
+  state, _ = begin(None)
   parameters = state_lib.count_parameters(state.params)
   held = [state]
 

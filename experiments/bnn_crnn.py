@@ -1,12 +1,14 @@
-"""Binary CRNN that reads numbers, trained on lines rendered from fonts.
+"""Binary CRNN that reads numbers: taught by a float twin, packed in one file.
 
   python launch.py --experiment=bnn_crnn
 
-Two cores: 10 min with installation. Expect 0.91 line accuracy on rendered
-numbers, 0.86 on receipts.
+Two cores: LATER.
 
-Signs are soft for the first 15 % of the steps and fully hard from 40 % on, so
-that evaluations before then read little.
+Stages, each from the averages of the one before: the float teacher (shipped,
+or trained first) -> features become signs -> weights become signs -> both
+taught with FSP matrices and logits -> int8 for the BiLSTM, the head and the
+stem -> packed. Evaluations within a stage use hard signs, so they read little
+while these are still soft.
 
 No download and no data: the fonts that matplotlib ships are drawn on the device
 inside the training step. To see how real lines fare, give a file of
@@ -14,377 +16,278 @@ path<TAB>label lines: --cfg.eval_labels=FILE.tsv
 """
 
 import dataclasses
-import functools
 import os
-import pathlib
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import optax
 
+from jaxocr import zoo
+from jaxocr.compress import distil
 from jaxocr.compress import rules as rules_lib
-from jaxocr.data import atlas as atlas_lib
-from jaxocr.data import corpus as corpus_lib
-from jaxocr.data import preprocess
-from jaxocr.data import real
-from jaxocr.data import render
-from jaxocr.data import source
+from jaxocr.compress import summary
 from jaxocr.export import bundle
-from jaxocr.models import crnn
 from jaxocr.text import alphabet as alphabet_lib
-from jaxocr.text import ctc
-from jaxocr.train import clock as clock_lib
-from jaxocr.train import configs
-from jaxocr.train import distributed
-from jaxocr.train import evaluate
-from jaxocr.train import hardware
-from jaxocr.train import loop
-from jaxocr.train import objective
-from jaxocr.train import optimiser
-from jaxocr.train import report
-from jaxocr.train import sharding
+from jaxocr.train import stages
 from jaxocr.train import state as state_lib
-from jaxocr.train import step
-from jaxocr.train import workdirs
-from jaxocr.train import writers
+from jaxocr.train import text_config
+from jaxocr.train import text_run
 
-_POSITIVE = [
-  "stem_channels",
-  "projection",
-  "hidden",
-  "learning_rate",
-  "clip_norm",
-  "eval_lines",
-  "progress_lines",
-  "log_every",
-  "eval_every",
-  "checkpoint_every",
-  "keep_checkpoints",
-]
-RULES = {
-  "binary": rules_lib.BINARY_KERNELS,
-  "binary_weights": rules_lib.BINARY_KERNELS,
-  "mobilenet": rules_lib.ALL_FLOAT,
-}
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# Where rows of the feature map are halved, FSP compares the two blocks between.
+FSP_PAIRS = (("block0", "block1"), ("block2", "block3"), ("block4", "block5"))
+TEACHER_NAME = "teacher.safetensors"
+_SHARES = ("signs_share", "binary_share", "int8_share")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(text_config.TextConfig):
   """Everything that a run depends on."""
 
-  # numeric, latin, or a file with one character a line.
-  alphabet: str = "numeric"
-  # Folders of more .ttf and .otf files, comma-separated.
-  fonts: str = ""
-  # Of the initial weights and all training lines; evaluation lines stay.
-  seed: int = 0
+  # A run or file of `--experiment=crnn`. Empty: the shipped one where it has
+  # the same alphabet and sizes, else one that is trained first.
+  teacher: str = ""
+  # Updates of a teacher that is trained first.
+  teacher_steps: int = 8000
 
-  # Updates. Each learns from batch_size new lines.
-  steps: int = 7200
-  # Lines of an update, a multiple of the devices. A binary network gains more
-  # from many updates than from large ones.
-  batch_size: int = 32
-  # Px. Three in four real numeric lines are no wider at height 32; longer ones
-  # are read as well.
-  width: int = 96
-  # Longest label: 12 px a character, as little as in real lines.
-  max_length: int = 8
-  # Share of labels that are random strings, the rest look like real ones.
-  random_share: float = 0.08
+  # Updates of the student, over its four stages. Its features become signs,
+  steps: int = 7000
+  # then its weights, by CTC alone,
+  signs_share: float = 0.2
+  # then it is taught for what is left,
+  binary_share: float = 0.3
+  # and settles with int8 for the rest.
+  int8_share: float = 0.1
+  # Peak of the int8 stage's rate, which only settles what is there.
+  int8_learning_rate: float = 5e-4
 
-  # binary (weights and activations), binary_weights or mobilenet (float).
-  backbone: str = "binary"
-  # Channels at half height; the blocks go on from there.
-  stem_channels: int = 24
-  # Channels of a frame before the BiLSTM.
-  projection: int = 96
-  # LSTM units in each direction.
-  hidden: int = 96
-  # Of the computation: float32, or bfloat16 where the device is fast in it.
-  dtype: str = "float32"
-
-  # Peak of Adam's; a binary network needs and stands a high one.
-  learning_rate: float = 4e-3
-  # Linear warm-up; then a cosine to zero.
-  warmup_steps: int = 100
-  # Share of the run in which signs stay soft: frames align sooner in a float
-  # network.
-  soft_share: float = 0.15
-  # Share of the run in which they then harden.
-  hardening_share: float = 0.25
-  # Of float kernels only; the run is too short to need more.
-  weight_decay: float = 1e-4
-  # Memory of the averages that are evaluated and saved, about 500 steps.
-  ema_decay: float = 0.998
-  # On the norm of all gradients; cuts the spikes of CTC's first steps.
-  clip_norm: float = 5.0
-
-  # Rendered lines of the last evaluation; 2000 give +-1.3 % at 90 %.
-  eval_lines: int = 2000
-  # Rendered lines of the evaluations on the way, the first of those.
-  progress_lines: int = 256
-  # Real lines: files of path<TAB>label, comma-separated.
-  eval_labels: str = ""
-  # Steps between log entries.
-  log_every: int = 50
-  # Steps between evaluations; each is saved with its line accuracy.
-  eval_every: int = 1000
-  # Steps between checkpoints, half a minute or so on two cores.
-  checkpoint_every: int = 400
-  # The last so many checkpoints are kept, and the best.
-  keep_checkpoints: int = 2
-
-  # How far the renderer goes with each effect.
-  strengths: render.RenderStrengths = dataclasses.field(
-    default_factory=render.RenderStrengths
-  )
+  # Weight of the FSP term, beside CTC's 1; see `compress.distil`.
+  fsp: float = 1.0
+  # Weight of the logits' term, a mean over frames where CTC's is a sum.
+  logit: float = 8.0
+  # Of the logits; higher shows more of what comes second.
+  temperature: float = 2.0
+  # Whether the teacher's part falls to zero over each stage, so that the labels
+  # have the last word.
+  fade_teacher: bool = False
 
   def validate(self) -> None:
     """Raises ValueError for the first thing that cannot work."""
-    alphabet = alphabet_lib.load_alphabet(self.alphabet)
-    self.strengths.validate()
-    sharding.check_batch_size(self.batch_size, jax.device_count())
-    make_schedule(self)
-    frames = self.width // ctc.FRAME_PX
-    longest = (frames + 1) // 2
-    rules = [
-      (
-        "width",
-        f"a positive multiple of {ctc.FRAME_PX}",
-        lambda v: v > 0 and v % ctc.FRAME_PX == 0,
-      ),
-      (
-        "max_length",
-        f"in 1..{longest}, for which width={self.width} has frames",
-        lambda v: 1 <= v <= longest,
-      ),
-      ("backbone", f"one of {crnn.BACKBONES}", crnn.BACKBONES.__contains__),
-      ("dtype", f"one of {tuple(DTYPES)}", DTYPES.__contains__),
-      ("random_share", "in [0, 1]", lambda v: 0 <= v <= 1),
-      ("soft_share", "in [0, 1)", lambda v: 0 <= v < 1),
-      (
-        "hardening_share",
-        f"in [0, {1 - self.soft_share:g}), what soft_share leaves",
-        lambda v: 0 <= v < 1 - self.soft_share,
-      ),
-      ("ema_decay", "in [0, 1)", lambda v: 0 <= v < 1),
-      ("weight_decay", "0 or more", lambda v: v >= 0),
-      *((name, "above 0", lambda v: v > 0) for name in _POSITIVE),
-    ]
-    for name, rule, holds in rules:
-      value = getattr(self, name)
-      if not holds(value):
-        raise ValueError(f"{name}={value!r}; it must be {rule}")
-    for path in _split(self.eval_labels):
-      if not os.path.isfile(path):
-        raise ValueError(f"eval_labels={path}: there is no such file")
-    _draw_glyphs(self.fonts, alphabet)
+    super().validate()
+    text_config.check_fields(
+      self,
+      [
+        ("teacher_steps", "above 1", lambda v: v > 1),
+        ("steps", "10 or more", lambda v: v >= 10),
+        *((name, "in (0, 1)", lambda v: 0 < v < 1) for name in _SHARES),
+        ("int8_learning_rate", "above 0", lambda v: v > 0),
+      ],
+    )
+    if sum(getattr(self, name) for name in _SHARES) >= 1:
+      raise ValueError(
+        f"{', '.join(_SHARES)} add up to 1 or more; leave some of the steps "
+        "for the stage that is taught"
+      )
+    make_distillation(self).validate()
+    if self.teacher:
+      alphabet = alphabet_lib.load_alphabet(self.alphabet)
+      fault = _misfit(load_teacher(self.teacher), self, alphabet)
+      if fault:
+        raise ValueError(f"teacher={self.teacher}: {fault}")
+
+
+def make_distillation(config: Config) -> distil.Distillation:
+  """What the teacher adds."""
+  return distil.Distillation(
+    logit=config.logit,
+    fsp=config.fsp,
+    temperature=config.temperature,
+    pairs=FSP_PAIRS,
+  )
+
+
+def make_stages(config: Config) -> tuple[stages.Stage, ...]:
+  """The student's: features, weights, teaching, the rest."""
+  signs, binary, int8 = (
+    round(getattr(config, name) * config.steps) for name in _SHARES
+  )
+  taught = dict(
+    distillation=make_distillation(config), fade_teacher=config.fade_teacher
+  )
+  rate = dict(learning_rate=config.learning_rate)
+  return (
+    stages.Stage("signs", signs, harden_signs=0.6, **taught, **rate),
+    stages.Stage(
+      "binary",
+      binary,
+      rules=rules_lib.BINARY_KERNELS,
+      harden_weights=0.4,
+      **rate,
+    ),
+    stages.Stage(
+      "binary_fsp",
+      config.steps - signs - binary - int8,
+      rules=rules_lib.BINARY_KERNELS,
+      **taught,
+      **rate,
+    ),
+    stages.Stage(
+      "int8",
+      int8,
+      learning_rate=config.int8_learning_rate,
+      rules=rules_lib.BINARY_SHIPPED,
+      **taught,
+    ),
+  )
 
 
 def run(config: Config, workdir: str | os.PathLike) -> dict:
   """Trains, evaluates, saves; returns what report.json holds."""
-  clock = clock_lib.Clock()
-  workdir = pathlib.Path(workdir)
-  workdir.mkdir(parents=True, exist_ok=True)
-  mesh = sharding.make_mesh()
-  alphabet = alphabet_lib.load_alphabet(config.alphabet)
-  files = [real.read_labels(p, alphabet) for p in _split(config.eval_labels)]
-  for file in files:
-    if distributed.is_writer():
-      print(file.summary())
-  assets, sample = make_source(config, alphabet, workdir)
-  assets = sharding.place(assets, sharding.replicated(mesh))
-  model = make_model(config, alphabet)
-  evaluator = evaluate.Evaluator(
-    model.clone(dtype=jnp.float32),  # As the saved model will be read.
-    alphabet,
-    sample,
-    assets,
-    mesh,
-    batch_size=config.batch_size,
-    rules=RULES[config.backbone],
-  )
-  state = train(config, model, sample, assets, mesh, evaluator, workdir, clock)
-  return finish(config, alphabet, state, evaluator, files, workdir, clock)
-
-
-def make_model(config: Config, alphabet: alphabet_lib.Alphabet) -> crnn.CRNN:
-  """The network of a config."""
-  return crnn.CRNN(
-    **_architecture(config, alphabet), dtype=DTYPES[config.dtype]
-  )
-
-
-def make_source(
-  config: Config, alphabet: alphabet_lib.Alphabet, workdir: pathlib.Path
-):
-  """Lines of the config's fonts; (assets, sample) as of `data.source`.
-
-  The glyphs are kept in the workdir, so that a resumed run draws the same even
-  where fonts have come or gone.
-  """
-  path = workdir / "atlas.npz"
-  if distributed.is_writer() and not path.exists():
-    atlas_lib.save_atlas(path, _draw_glyphs(config.fonts, alphabet))
-  distributed.barrier("atlas")
-  try:
-    atlas = atlas_lib.load_atlas(path)
-  except atlas_lib.FontError as error:
-    raise workdirs.WorkdirError(f"{error}; --restart draws it anew") from error
-  if atlas.characters != alphabet.characters:
-    raise workdirs.WorkdirError(
-      f"{path} holds the characters {atlas.characters!r}, but alphabet="
-      f"{config.alphabet} has {alphabet.characters!r} by now; put the file "
-      "back, or train in another --workdir"
+  run = text_run.TextRun(config, workdir)
+  twin, student = architectures(config, run.alphabet)
+  teacher, origin = get_teacher(config, run, twin)
+  done = {}
+  plan = make_stages(config)
+  for stage, start in zip(plan, stages.starts(plan).values(), strict=True):
+    done[stage.name] = run.train(
+      stage,
+      student,
+      start=teacher if start is None else done[start],
+      teacher=(twin, teacher) if stage.distillation else None,
     )
-  return source.make_synthetic_source(
-    atlas,
-    corpus_lib.make_corpus(
-      alphabet,
-      max_length=config.max_length,
-      random_share=config.random_share,
-    ),
-    height=preprocess.HEIGHT_PX,
-    width=config.width,
-    max_length=config.max_length,
-    strengths=config.strengths,
-  )
-
-
-def make_step(config: Config, model: crnn.CRNN, sample, mesh):
-  """Returns (new state, run key, step); see `sharding.shard_train_step`."""
-  tx = optimiser.make_optimiser(
-    make_schedule(config),
-    weight_decay=config.weight_decay,
-    clip_norm=config.clip_norm,
-  )
-  train_step = sharding.shard_train_step(
-    step.make_train_step(
-      model,
-      tx,
-      objective.ctc_objective,
-      ema_decay=config.ema_decay,
-      rules=RULES[config.backbone],
-      hardness=make_hardness(config),
-    ),
-    sample,
-    mesh,
-    batch_size=config.batch_size,
-  )
-
-  def start():
-    init_key, run_key = jax.random.split(jax.random.key(config.seed))
-    image = jnp.zeros((1, preprocess.HEIGHT_PX, config.width, 1))
-    return state_lib.init_state(model, tx, init_key, image), run_key
-
-  state, key = jax.jit(start, out_shardings=sharding.replicated(mesh))()
-  return state, key, train_step
-
-
-def make_schedule(config: Config) -> optax.Schedule:
-  """The learning rate after so many updates."""
-  return optimiser.make_schedule(
-    learning_rate=config.learning_rate,
-    warmup_steps=config.warmup_steps,
-    steps=config.steps,
-  )
-
-
-def train(config, model, sample, assets, mesh, evaluator, workdir, clock):
-  """From a new state, or the newest checkpoint, to the last step's state."""
-  state, key, train_step = make_step(config, model, sample, mesh)
-  return loop.fit(
-    state,
-    lambda state: train_step(state, assets, key),
-    lambda state: evaluator.rendered(state, config.progress_lines),
-    plan=loop.Plan(
-      steps=config.steps,
-      batch_size=config.batch_size,
-      log_every=config.log_every,
-      eval_every=config.eval_every,
-      checkpoint_every=config.checkpoint_every,
-      keep_checkpoints=config.keep_checkpoints,
-    ),
-    workdir=workdir,
-    clock=clock,
-    learning_rate=make_schedule(config),
-  )
-
-
-def make_hardness(config: Config) -> optax.Schedule:
-  """How hard the signs are after so many updates."""
-  begin = round(config.soft_share * config.steps)
-  rise = max(1, round(config.hardening_share * config.steps))
-  return optax.linear_schedule(0.0, 1.0, rise, transition_begin=begin)
-
-
-def finish(config, alphabet, state, evaluator, files, workdir, clock):
-  """Evaluates, saves the model and reports; returns the report."""
-  lines = evaluator.rendered(state, config.eval_lines)
   figures = {
-    **evaluate.score(lines),
-    "lines": len(lines),
-    "parameters": state_lib.count_parameters(state.params),
-    "seed": config.seed,
+    "parameters": state_lib.count_parameters(done["int8"].params),
     "steps": config.steps,
-    "hardware": hardware.describe(),
-    "config": configs.as_dict(config),
-    "lines_per_s": clock.lines_per_s,
-    "finished": True,
+    "teacher": origin,
   }
-  if files:
-    read = [line for file in files for line in evaluator.real(state, file)]
-    figures["real"] = evaluate.real_figures(read, files)
-    lines += read
-  figures["seconds"] = clock.seconds
-  # All processes fetch, one writes.
-  state = jax.device_get(state)
-  if distributed.is_writer():
-    path = workdir / bundle.BUNDLE_NAME
-    bundle.save_bundle(
-      path,
-      rules_lib.fake(state.ema_params, RULES[config.backbone]),
-      state.ema_collections,
-      {
-        "architecture": _architecture(config, alphabet),
-        "alphabet": {
-          "name": alphabet.name,
-          "characters": alphabet.characters,
-        },
-        "preprocess": {
-          "height": preprocess.HEIGHT_PX,
-          "frame_px": ctc.FRAME_PX,
-        },
-        "training": figures,
-      },
+  variants, lines = [], []
+  for name, weights, architecture, rules in (
+    ("float", teacher, twin, rules_lib.ALL_FLOAT),
+    ("binary", done["binary"], student, rules_lib.BINARY_KERNELS),
+    ("binary_fsp", done["binary_fsp"], student, rules_lib.BINARY_KERNELS),
+    ("packed", done["int8"], student, rules_lib.BINARY_SHIPPED),
+  ):
+    lines, scores = run.judge(weights, architecture, rules)
+    variants.append({"name": name, **scores, **sizes(weights, rules)})
+    run.say(row(variants[-1]))
+  training = {k: v for k, v in scores.items() if k != "lines"}
+  size, _ = run.save(
+    bundle.BUNDLE_NAME,
+    done["int8"],
+    student,
+    rules_lib.BINARY_SHIPPED,
+    {**training, "seed": config.seed, **figures},
+  )
+  variants[-1]["file_bytes"] = size
+  figures |= {**scores, "variants": variants, "bytes": size}
+  return run.report(figures, lines)
+
+
+def architectures(
+  config: Config, alphabet: alphabet_lib.Alphabet
+) -> tuple[dict, dict]:
+  """Of the teacher and of the student: the same but for the signs."""
+  shared = dict(backbone="binary")
+  return (
+    text_run.architecture(config, alphabet, binary_activations=False, **shared),
+    text_run.architecture(config, alphabet, binary_activations=True, **shared),
+  )
+
+
+def load_teacher(path: str | os.PathLike) -> bundle.Bundle:
+  """Of a run's folder or a file.
+
+  Raises:
+    ValueError: There is none, or it is damaged.
+  """
+  if os.path.isdir(path):
+    path = os.path.join(path, bundle.BUNDLE_NAME)
+  if not os.path.isfile(path):
+    raise ValueError(
+      f"teacher={path}: there is no such file; train one with "
+      "--experiment=crnn, or leave it empty"
     )
-    figures["bytes"] = path.stat().st_size
-    page = report.write_report(
-      workdir, figures, history=writers.read_history(workdir), lines=lines
-    )
-    print(f"{workdirs.figures(figures)}\nmodel {path}\nreport {page}")
-  return figures
+  return bundle.load_bundle(path)
 
 
-@functools.cache
-def _draw_glyphs(
-  fonts: str, alphabet: alphabet_lib.Alphabet
-) -> atlas_lib.GlyphAtlas:
-  faces = atlas_lib.default_fonts() + atlas_lib.find_fonts(_split(fonts))
-  return atlas_lib.build_atlas(faces, alphabet)
+def get_teacher(
+  config: Config, run: text_run.TextRun, twin: dict
+) -> tuple[text_run.Weights, dict[str, Any]]:
+  """Its weights, and where they are from: file and hash."""
+  path = config.teacher or zoo.path("numeric-float")
+  own = run.workdir / TEACHER_NAME
+  found = load_teacher(path)
+  fault = _misfit(found, config, run.alphabet)
+  if not fault:
+    run.say(f"teacher {path}, {found.meta['content_hash'][:12]}")
+    origin = {"path": str(path), "hash": found.meta["content_hash"]}
+    return text_run.load_weights(found), origin
+  run.say(f"no shipped teacher fits ({fault}); training one first")
+  weights = run.train(
+    stages.Stage(
+      "float",
+      config.teacher_steps,
+      learning_rate=config.learning_rate,
+      binary_activations=False,
+    ),
+    twin,
+  )
+  text_run.save(
+    own, weights, twin, None, run.alphabet, {"steps": config.teacher_steps}
+  )
+  origin = {
+    "path": str(own),
+    "hash": bundle.load_bundle(own).meta["content_hash"],
+  }
+  return weights, origin
 
 
-def _architecture(config: Config, alphabet: alphabet_lib.Alphabet) -> dict:
-  """Arguments of CRNN but its dtype, as the saved model states them."""
+def sizes(weights: text_run.Weights, rules: rules_lib.Rules) -> dict:
+  """Bytes of the parameters in a variant's form; `ratio` against float32.
+
+  Folded, as it would be shipped; a file has names and metadata besides.
+  """
+  packed = jax.eval_shape(
+    lambda p, c: text_run.pack_folded(p, c, rules),
+    weights.params,
+    weights.collections,
+  )
+  plain = jax.eval_shape(
+    lambda p, c: text_run.pack_folded(p, c, rules_lib.ALL_FLOAT),
+    weights.params,
+    weights.collections,
+  )
+  whole, float_whole = summary.summarise(packed), summary.summarise(plain)
+  backbone = whole.below("backbone")
   return {
-    "num_classes": alphabet.num_classes,
-    "backbone": config.backbone,
-    "stem_channels": config.stem_channels,
-    "projection": config.projection,
-    "hidden": config.hidden,
+    "bytes": whole.nbytes,
+    "backbone_bytes": backbone.nbytes,
+    "ratio": float_whole.nbytes / whole.nbytes,
+    "backbone_ratio": float_whole.below("backbone").nbytes / backbone.nbytes,
   }
 
 
-def _split(text: str) -> list[str]:
-  return [part for part in text.split(",") if part]
+def row(variant: dict) -> str:
+  """One line of the table for a person."""
+  text = (
+    f"{variant['name']:11} rendered {variant['line_accuracy']:.3f}, "
+    f"{variant['bytes']:,} bytes ({variant['ratio']:.1f} times smaller), "
+    f"backbone {variant['backbone_bytes']:,} "
+    f"({variant['backbone_ratio']:.1f})"
+  )
+  if "real" in variant:
+    text += f", real {variant['real']['line_accuracy']:.3f}"
+  return text
+
+
+def _misfit(found, config, alphabet) -> str:
+  """Why a bundle cannot be the teacher, or ""."""
+  twin, _ = architectures(config, alphabet)
+  wanted = {**twin, "folded": False}
+  given = found.meta["architecture"]
+  differing = [
+    f"{k} is {given.get(k)}, wanted {v}"
+    for k, v in wanted.items()
+    if given.get(k) != v
+  ]
+  if found.meta["alphabet"]["characters"] != alphabet.characters:
+    differing.append("it reads other characters")
+  return "; ".join(differing)

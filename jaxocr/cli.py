@@ -1,7 +1,11 @@
 """The `jaxocr` command.
 
-  jaxocr read --model RUN_OR_FILE IMG [IMG...] [--json] [--chars]
+  jaxocr read [--model MODEL] IMG [IMG...] [--json] [--chars]
+  jaxocr models
+  jaxocr info MODEL [--json]
   jaxocr render --out sheet.png
+
+MODEL is a run's folder, a bundle file, or a name that `jaxocr models` lists.
 
 Exit code 0: all went well; 1: some image failed, the others were printed;
 2: wrong usage, or nothing could be done. Imports that take time wait for the
@@ -13,8 +17,10 @@ from collections.abc import Sequence
 import json
 import os
 import sys
+import textwrap
 
 import jaxocr
+from jaxocr import zoo
 
 OK, SOME_FAILED, WRONG_USAGE = 0, 1, 2
 _INTERRUPTED, _BROKEN_PIPE = 130, 141  # As a shell reports these signals.
@@ -23,8 +29,13 @@ _INTERRUPTED, _BROKEN_PIPE = 130, 141  # As a shell reports these signals.
 _READ_AT_ONCE = 256
 # Rendered lines are as experiments train on: this wide, and as wide for each
 # character that a label may have.
-_LINE_PX = 96
+_LINE_PX = 128
 _CHARACTER_PX = 12
+# Multiply-accumulates are told for a line of this width.
+_INFO_PX = 128
+_MODEL_HELP = (
+  "a run's folder, a bundle file, or a name that `jaxocr models` lists"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,6 +64,8 @@ def _make_parser() -> argparse.ArgumentParser:
   )
   commands = parser.add_subparsers(required=True, metavar="COMMAND")
   _add_read(commands)
+  _add_models(commands)
+  _add_info(commands)
   _add_render(commands)
   return parser
 
@@ -65,9 +78,8 @@ def _add_read(commands) -> None:
   )
   read.add_argument(
     "--model",
-    required=True,
-    metavar="RUN_OR_FILE",
-    help="a run's folder, or its model.safetensors",
+    metavar="MODEL",
+    help=f"{_MODEL_HELP} (default: {zoo.DEFAULT})",
   )
   read.add_argument(
     "images", nargs="+", metavar="IMG", help="image of one line"
@@ -84,6 +96,30 @@ def _add_read(commands) -> None:
     "or in JSON a list `characters`; x in pixels of the upright image",
   )
   read.set_defaults(command=_read)
+
+
+def _add_models(commands) -> None:
+  models = commands.add_parser(
+    "models",
+    help="list the recognisers that come with the package",
+    description="Lists the recognisers that come with the package: size, line "
+    "accuracy on rendered and on real lines where it is known, alphabet, and "
+    "the start of the content hash.",
+  )
+  models.set_defaults(command=_models)
+
+
+def _add_info(commands) -> None:
+  info = commands.add_parser(
+    "info",
+    help="say what a recogniser is and what each parameter occupies",
+    description="Prints what a bundle says of itself, and of each parameter "
+    "its form, bytes, and multiply-accumulates for a line of "
+    f"{_INFO_PX} pixels.",
+  )
+  info.add_argument("model", metavar="MODEL", help=_MODEL_HELP)
+  info.add_argument("--json", action="store_true", help="as one JSON object")
+  info.set_defaults(command=_info)
 
 
 def _add_render(commands) -> None:
@@ -178,6 +214,156 @@ def _format(path: str, reading, args: argparse.Namespace) -> str:
       for c in reading.characters
     ]
   return _printable("\n".join(lines), sys.stdout)
+
+
+def _models(args: argparse.Namespace) -> int:
+  from jaxocr import reader as reader_lib
+
+  names = zoo.names()
+  if not names:
+    return _fail(FileNotFoundError("no recogniser comes with this copy"))
+  code = OK
+  rows = [("name", "bytes", "rendered", "real", "alphabet", "hash")]
+  for name in names:
+    path = zoo.path(name)
+    try:
+      meta = reader_lib.load_model(path).stored.meta
+    except (OSError, ValueError) as error:
+      _fail(error)
+      code = SOME_FAILED
+      continue
+    real = meta["training"].get("real", {})
+    rows.append(
+      (
+        f"{name} (default)" if name == zoo.DEFAULT else name,
+        f"{path.stat().st_size:,}",
+        _accuracy(meta["training"]),
+        _accuracy(real) + (f" of {real['n']:,}" if "n" in real else ""),
+        _alphabet(meta["alphabet"]),
+        meta["content_hash"][:12],
+      )
+    )
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  for row in rows:
+    cells = [cell.ljust(w) for cell, w in zip(row, widths, strict=True)]
+    print(_printable("  ".join(cells).rstrip(), sys.stdout))
+  return code
+
+
+def _accuracy(figures: dict) -> str:
+  known = figures.get("line_accuracy")
+  return "-" if known is None else f"{known:.3f}"
+
+
+def _alphabet(stated: dict) -> str:
+  return f"{stated['name']}, {len(stated['characters'])} characters"
+
+
+def _info(args: argparse.Namespace) -> int:
+  from jaxocr import reader as reader_lib
+
+  try:
+    path = reader_lib.find_model(args.model)
+    model = reader_lib.load_model(path)
+  except (OSError, ValueError) as error:
+    return _fail(error)
+  summary = _summarise(model)
+  if args.json:
+    print(json.dumps(_info_fields(path, model, summary)))
+  else:
+    print(_printable(_info_text(path, model, summary), sys.stdout))
+  return OK
+
+
+def _summarise(model):
+  """Of a `reader.Model`, for a line of _INFO_PX; nothing is computed."""
+  import jax
+  import jax.numpy as jnp
+
+  from jaxocr.compress import summary
+  from jaxocr.models import macs
+
+  image = jax.ShapeDtypeStruct((1, model.height, _INFO_PX, 1), jnp.float32)
+  counted = macs.count_macs(
+    model.network.apply, jax.eval_shape(model.stored.variables), image
+  )
+  return summary.summarise(model.stored.params, counted)
+
+
+def _info_fields(path, model, summary) -> dict:
+  meta = model.stored.meta
+  stated = ("format", "content_hash", "architecture", "alphabet", "preprocess")
+  return {
+    "path": str(path),
+    "file_bytes": path.stat().st_size,
+    **{name: meta[name] for name in stated},
+    "training": meta["training"],
+    "line": {"height": model.height, "width": _INFO_PX},
+    "parameters": [
+      {
+        "path": row.path,
+        "shape": row.shape,
+        "form": row.form,
+        "bytes": row.nbytes,
+        "macs": row.macs,
+      }
+      for row in summary.rows
+    ],
+    "all": _sums(summary),
+    "backbone": _sums(summary.below("backbone")),
+  }
+
+
+def _sums(summary) -> dict:
+  return {
+    "count": summary.count,
+    "bytes": summary.nbytes,
+    "float32_bytes": summary.float_nbytes,
+    "ratio": summary.ratio,
+    "macs": sum(row.macs or 0 for row in summary.rows),
+  }
+
+
+def _info_text(path, model, summary) -> str:
+  meta = model.stored.meta
+  backbone = summary.below("backbone")
+  return "\n".join(
+    [
+      f"{path}: {path.stat().st_size:,} bytes, format {meta['format']}",
+      _paragraph("content hash", meta["content_hash"]),
+      _paragraph("architecture", _listed(meta["architecture"])),
+      _paragraph("alphabet", _alphabet(meta["alphabet"])),
+      f"  {meta['alphabet']['characters']}",
+      _paragraph("preprocessing", _listed(meta["preprocess"])),
+      _paragraph("training", _listed(meta["training"]) or "nothing is said"),
+      f"\nMACs are those of one line of {model.height}x{_INFO_PX}.",
+      summary.table(),
+      f"backbone: {backbone.float_nbytes:,} bytes in float32, "
+      f"{backbone.nbytes:,} packed: {backbone.ratio:.1f} times smaller",
+    ]
+  )
+
+
+def _paragraph(title: str, text: str) -> str:
+  return textwrap.fill(
+    f"{title}: {text}",
+    width=80,
+    subsequent_indent="  ",
+    break_long_words=False,
+    break_on_hyphens=False,
+  )
+
+
+def _listed(values: dict, prefix: str = "") -> str:
+  """`name=value, outer.inner=value`, floats as a person reads them."""
+  parts = []
+  for name, value in values.items():
+    if isinstance(value, dict):
+      parts.append(_listed(value, f"{prefix}{name}."))
+    else:
+      text = f"{value:.4g}" if isinstance(value, float) else f"{value}"
+      parts.append(f"{prefix}{name}={text}")
+  return ", ".join(part for part in parts if part)
 
 
 def _render(args: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
 """Images of text lines in, text out: what everybody but a trainer uses.
 
-reader = Reader.load("runs/bnn_crnn")
+reader = Reader.load()  # The one that is shipped, or a run, file or name.
 for reading in reader.read(["line.png", array]):
   print(reading)
 """
@@ -14,6 +14,7 @@ import pathlib
 import jax
 import numpy as np
 
+from jaxocr import zoo
 from jaxocr.data import preprocess
 from jaxocr.export import bundle
 from jaxocr.models import crnn
@@ -33,6 +34,75 @@ class ReadError:
   """Why an image could not be read."""
 
   message: str  # One line.
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """What a bundle holds, and what its metadata describe."""
+
+  stored: bundle.Bundle
+  network: crnn.CRNN
+  alphabet: alphabet_lib.Alphabet
+  height: int  # Of the network's input, pixels.
+  frame_px: float  # Pixels of the input for one frame.
+
+
+def find_model(model: str | os.PathLike | None = None) -> pathlib.Path:
+  """The bundle file that is meant.
+
+  Args:
+    model: A run's folder, a bundle file, or a name in the zoo; a path that
+      exists wins over a name. None: the zoo's default.
+
+  Raises:
+    FileNotFoundError: There is none, or a run without one.
+  """
+  if model is None:
+    return zoo.path()
+  path = pathlib.Path(model)
+  if path.is_dir():
+    path = path / BUNDLE_NAME
+    if not path.is_file():
+      raise FileNotFoundError(
+        f"{path.parent} holds no {BUNDLE_NAME}: no run, or one that has not "
+        "ended; the command that started it finishes it"
+      )
+  elif not path.exists():
+    names = zoo.names()
+    if str(model) in names:
+      return zoo.path(str(model))
+    raise FileNotFoundError(
+      f"no run or model at {path}; give a run's folder, a bundle file or a "
+      f"shipped model's name ({', '.join(names) or 'there is none'})"
+    )
+  return path
+
+
+def load_model(path: str | os.PathLike) -> Model:
+  """Reads a bundle file and makes its network.
+
+  Raises:
+    OSError: It cannot be opened.
+    ValueError: Not a bundle that this version can use.
+  """
+  try:
+    found = bundle.load_bundle(path)
+    meta = found.meta
+    network = crnn.CRNN(**meta["architecture"])
+    alphabet = alphabet_lib.Alphabet(**meta["alphabet"])
+    sizes = meta["preprocess"]
+    height, frame_px = sizes["height"], sizes["frame_px"]
+  except (KeyError, TypeError) as error:
+    raise ValueError(
+      f"{path}: its metadata does not describe a CRNN of this version "
+      f"({error}); update jaxocr or train again"
+    ) from error
+  if network.num_classes != alphabet.num_classes:
+    raise ValueError(
+      f"{path}: {network.num_classes} classes for an alphabet of "
+      f"{alphabet.size}; the file is inconsistent, train again"
+    )
+  return Model(found, network, alphabet, height, frame_px)
 
 
 class Reader:
@@ -67,48 +137,24 @@ class Reader:
     self._best_path = jax.jit(best_path)
 
   @classmethod
-  def load(cls, run_or_file: str | os.PathLike) -> "Reader":
-    """A reader from a run's folder or from a bundle file.
+  def load(cls, model: str | os.PathLike | None = None) -> "Reader":
+    """A reader of a trained recogniser.
+
+    Args:
+      model: See `find_model`; None for the one that is shipped.
 
     Raises:
-      FileNotFoundError: No such folder or file, or a run without a model.
+      FileNotFoundError: There is none, or a run without one.
       ValueError: Not a bundle that this version can use.
     """
-    path = pathlib.Path(run_or_file)
-    if path.is_dir():
-      path = path / BUNDLE_NAME
-      if not path.is_file():
-        raise FileNotFoundError(
-          f"{path.parent} holds no {BUNDLE_NAME}: no run, or one that has not "
-          "ended; the command that started it finishes it"
-        )
-    elif not path.exists():
-      raise FileNotFoundError(
-        f"no run or model at {path}; give a run's folder or a bundle file"
-      )
-    variables, meta = bundle.load_bundle(path)
-    try:
-      model = crnn.CRNN(**meta["architecture"])
-      alphabet = alphabet_lib.Alphabet(**meta["alphabet"])
-      sizes = meta["preprocess"]
-      reader = cls(
-        model,
-        variables,
-        alphabet,
-        height=sizes["height"],
-        frame_px=sizes["frame_px"],
-      )
-    except (KeyError, TypeError) as error:
-      raise ValueError(
-        f"{path}: its metadata does not describe a CRNN of this version "
-        f"({error}); update jaxocr or train again"
-      ) from error
-    if model.num_classes != alphabet.num_classes:
-      raise ValueError(
-        f"{path}: {model.num_classes} classes for an alphabet of "
-        f"{alphabet.size}; the file is inconsistent, train again"
-      )
-    return reader
+    found = load_model(find_model(model))
+    return cls(
+      found.network,
+      found.stored.variables(),
+      found.alphabet,
+      height=found.height,
+      frame_px=found.frame_px,
+    )
 
   def read(self, images: Sequence) -> list[ctc.Reading | ReadError]:
     """Reads lines.

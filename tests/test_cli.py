@@ -1,7 +1,9 @@
 import inspect
 import json
+import math
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -14,6 +16,8 @@ import pytest
 from experiments import bnn_crnn
 import jaxocr
 from jaxocr import cli
+from jaxocr import zoo
+from jaxocr.compress import rules as rules_lib
 from jaxocr.data import corpus as corpus_lib
 from jaxocr.data import render
 from jaxocr.export import bundle
@@ -45,8 +49,8 @@ class _FakeReader:
 
 @pytest.fixture
 def fake(monkeypatch):
-  def load(path):
-    assert path == "run"
+  def load(model):
+    assert model in ("run", None)
     return _FakeReader()
 
   monkeypatch.setattr(reader_lib.Reader, "load", load)
@@ -57,6 +61,11 @@ def test_read_prints_path_and_text(fake, capsys):
   out, err = capsys.readouterr()
   assert out == "a.png\t1 %\nb.png\t1 %\n"
   assert err == ""
+
+
+def test_read_without_a_model_takes_the_shipped_one(fake, capsys):
+  assert cli.main(["read", "a.png"]) == 0
+  assert capsys.readouterr().out == "a.png\t1 %\n"
 
 
 def test_read_goes_on_after_a_bad_image(fake, capsys):
@@ -126,8 +135,10 @@ def test_missing_model(tmp_path, capsys):
   [
     [],
     ["frob"],
-    ["read", "a.png"],
+    ["read"],
     ["read", "--model", "run"],
+    ["info"],
+    ["models", "more"],
     ["render"],
     ["render", "--out", "x.png", "--rows", "0"],
     ["render", "--out", "x.png", "--width", "wide"],
@@ -179,36 +190,41 @@ def test_help_imports_nothing_slow():
   assert done.returncode == 0, done.stderr
 
 
-@pytest.fixture
-def run(tmp_path):
-  """A run's folder whose CRNN, all zeros, finds every class as likely."""
+def _save(path, *, folded=True, rules=rules_lib.ALL_FLOAT, training=None):
+  """A CRNN, all zeros, that finds `b` half as likely and the rest a quarter."""
   architecture = {
     "num_classes": 3,
-    "backbone": "mobilenet",
+    "backbone": "binary",
+    "binary_activations": True,
     "stem_channels": 4,
     "projection": 4,
     "hidden": 4,
+    "folded": folded,
   }
   model = crnn.CRNN(**architecture)
   image = jnp.zeros((1, 32, 64, 1))
   shapes = jax.eval_shape(model.init, jax.random.key(0), image)
   variables = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
-  # The head's bias alone decides: class 2 everywhere, with probability 1/2.
-  variables["params"]["head"]["bias"] = np.log(np.float32([1, 1, 2]))
+  params = variables.pop("params")
+  params["head"]["bias"] = np.log(np.float32([1, 1, 2]))
   meta = {
     "architecture": architecture,
     "alphabet": {"characters": "ab", "name": "two"},
     "preprocess": {"height": 32, "frame_px": 4},
-    "training": {},
+    "training": training or {},
   }
+  # Compiled whole: a program for each small operation takes far longer.
+  pack = jax.jit(rules_lib.pack, static_argnames="rules")
+  packed = jax.device_get(pack(params, rules))
+  return bundle.save_bundle(path, packed, variables, meta)
+
+
+@pytest.fixture
+def run(tmp_path):
+  """A run's folder."""
   folder = tmp_path / "run"
   folder.mkdir()
-  bundle.save_bundle(
-    folder / reader_lib.BUNDLE_NAME,
-    variables["params"],
-    {"batch_stats": variables["batch_stats"]},
-    meta,
-  )
+  _save(folder / reader_lib.BUNDLE_NAME, folded=False)
   return folder
 
 
@@ -238,6 +254,120 @@ def test_module_reads_files_of_every_kind(run, tmp_path):
   for i in (1, 3, 4):
     assert f"jaxocr: {names[i]}: {results[i]['error']}\n" in done.stderr
   assert "Traceback" not in done.stderr
+
+
+_TRAINING = {
+  "line_accuracy": 0.98765,
+  "seed": 0,
+  "real": {"line_accuracy": 0.875, "n": 1680},
+}
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+  """A zoo of two; name -> content hash."""
+  folder = tmp_path / "zoo"
+  folder.mkdir()
+  monkeypatch.setattr(zoo, "_FOLDER", folder)
+  return {
+    zoo.DEFAULT: _save(
+      folder / f"{zoo.DEFAULT}.safetensors",
+      rules=rules_lib.BINARY_SHIPPED,
+      training=_TRAINING,
+    ),
+    "plain": _save(folder / "plain.safetensors"),
+  }
+
+
+def test_models_lists_what_is_shipped(shipped, capsys):
+  assert cli.main(["models"]) == 0
+  out, err = capsys.readouterr()
+  head, first, second = out.splitlines()
+  assert err == "" and head.split()[:4] == ["name", "bytes", "rendered", "real"]
+  size = zoo.path().stat().st_size
+  assert first.split() == [
+    *(zoo.DEFAULT, "(default)", f"{size:,}", "0.988", "0.875", "of", "1,680"),
+    *("two,", "2", "characters", shipped[zoo.DEFAULT][:12]),
+  ]
+  assert second.split()[0] == "plain" and second.split()[2:4] == ["-", "-"]
+
+
+def test_models_goes_on_after_a_damaged_one(shipped, capsys):
+  path = zoo.path()
+  path.write_bytes(path.read_bytes()[:100])
+  assert cli.main(["models"]) == 1
+  out, err = capsys.readouterr()
+  assert [line.split()[0] for line in out.splitlines()] == ["name", "plain"]
+  (line,) = err.splitlines()
+  assert line.startswith(f"jaxocr: {path}: not a whole safetensors file")
+
+
+def test_models_of_an_empty_zoo(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(zoo, "_FOLDER", tmp_path)
+  assert cli.main(["models"]) == 2
+  assert "no recogniser" in capsys.readouterr().err
+
+
+def test_info_json_adds_up(shipped, capsys):
+  assert cli.main(["info", zoo.DEFAULT, "--json"]) == 0
+  info = json.loads(capsys.readouterr().out)
+  assert info["content_hash"] == shipped[zoo.DEFAULT]
+  assert info["file_bytes"] == zoo.path().stat().st_size
+  assert info["training"] == _TRAINING and info["format"] == bundle.FORMAT
+  assert info["alphabet"]["characters"] == "ab"
+  rows = {row["path"]: row for row in info["parameters"]}
+  # 3x3 over 4 channels: 36 bits in 5 bytes and a scale of 2, each of 4 times;
+  # a line of 32x128 is 8x32 there.
+  kernel = rows["backbone/block0/spatial/conv/binary_kernel"]
+  assert kernel["form"] == "bit" and kernel["bytes"] == 4 * (5 + 2)
+  assert kernel["macs"] == 8 * 32 * 9 * 4 * 4
+  assert rows["head/kernel"]["macs"] == 32 * 8 * 3
+  assert rows["head/bias"]["bytes"] == 3 * 2
+  assert rows["head/bias"]["macs"] is None
+  for part, prefix in (("all", ""), ("backbone", "backbone/")):
+    chosen = [row for name, row in rows.items() if name.startswith(prefix)]
+    count = sum(math.prod(row["shape"]) for row in chosen)
+    sums = info[part]
+    assert sums["bytes"] == sum(row["bytes"] for row in chosen)
+    assert sums["macs"] == sum(row["macs"] or 0 for row in chosen)
+    assert sums["count"] == count and sums["float32_bytes"] == 4 * count
+    assert sums["ratio"] == pytest.approx(4 * count / sums["bytes"])
+
+
+def test_info_for_a_person(shipped, run, capsys):
+  assert cli.main(["info", zoo.DEFAULT]) == 0
+  out, err = capsys.readouterr()
+  assert err == ""
+  for text in (
+    f"{zoo.path()}: {zoo.path().stat().st_size:,} bytes, format 2",
+    f"content hash: {shipped[zoo.DEFAULT]}",
+    "backbone=binary, binary_activations=True",
+    "alphabet: two, 2 characters\n  ab\n",
+    "preprocessing: height=32, frame_px=4",
+    "line_accuracy=0.9877, seed=0, real.line_accuracy=0.875, real.n=1680",
+    "MACs are those of one line of 32x128",
+  ):
+    assert text in out, text
+  whole, backbone = out.splitlines()[-2:]
+  assert re.fullmatch(r"[\d,]+ bytes in float32, .*: 1\d\.\d times.*", whole)
+  assert re.fullmatch(r"backbone: .* packed: 1\d\.\d times.*", backbone)
+  # A run, of float parameters with moments.
+  assert cli.main(["info", str(run)]) == 0
+  out = capsys.readouterr().out
+  assert "training: nothing is said" in out
+  assert out.splitlines()[-1].endswith("packed: 1.0 times smaller")
+
+
+def test_info_of_what_is_no_model(shipped, tmp_path, capsys):
+  (tmp_path / "file").write_text("x")
+  for model in ("none", str(tmp_path), str(tmp_path / "file")):
+    assert cli.main(["info", model]) == 2
+  out, err = capsys.readouterr()
+  assert out == ""
+  no_such, no_run, no_bundle = err.splitlines()
+  assert f"shipped model's name ({zoo.DEFAULT}, plain)" in no_such
+  assert "holds no model.safetensors" in no_run
+  assert "not a whole safetensors file" in no_bundle
 
 
 @pytest.mark.slow

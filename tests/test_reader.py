@@ -10,7 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
+import safetensors.numpy
 
+from jaxocr import zoo
+from jaxocr.compress import rules as rules_lib
 from jaxocr.data import preprocess
 from jaxocr.data import real
 from jaxocr.export import bundle
@@ -164,15 +167,21 @@ def test_evaluation_sees_the_same_pixels(reader, tmp_path, monkeypatch):
   np.testing.assert_array_equal(seen[0], batch.image)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-  """A run's folder with an untrained CRNN; also its network and variables."""
+# Compiled whole: a program for each small operation takes far longer.
+_pack = jax.jit(rules_lib.pack, static_argnames="rules")
+_fake = jax.jit(rules_lib.fake, static_argnames="rules")
+
+
+def _make(backbone, *, folded):
+  """An untrained CRNN of five classes, and variables."""
   architecture = {
     "num_classes": 5,
-    "backbone": "mobilenet",
+    "backbone": backbone,
+    "binary_activations": backbone == "binary",
     "stem_channels": 4,
     "projection": 4,
     "hidden": 4,
+    "folded": folded,
   }
   model = crnn.CRNN(**architecture)
   image = jnp.zeros((1, 32, 64, 1))
@@ -183,59 +192,137 @@ def run(tmp_path_factory):
     lambda s: rng.uniform(0.1, 1.0, s.shape).astype(s.dtype),
     shapes,
   )
+  return architecture, model, variables
+
+
+def _save(path, architecture, variables, rules, change=None):
+  """A bundle; `change` of its metadata."""
   meta = {
     "architecture": architecture,
     "alphabet": {"characters": "abcd", "name": "four"},
     "preprocess": {"height": 32, "frame_px": 4},
     "training": {},
   }
+  bundle.save_bundle(
+    path,
+    jax.device_get(_pack(variables["params"], rules)),
+    {k: v for k, v in variables.items() if k != "params"},
+    {**meta, **(change or {})},
+  )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  """A run's folder with a packed binary CRNN."""
+  architecture, _, variables = _make("binary", folded=True)
   folder = tmp_path_factory.mktemp("run")
-  _save(folder / reader_lib.BUNDLE_NAME, variables, meta)
-  return folder, model, variables, meta
+  path = folder / reader_lib.BUNDLE_NAME
+  _save(path, architecture, variables, rules_lib.BINARY_SHIPPED)
+  return folder
 
 
-def _save(path, variables, meta):
-  collections = {k: v for k, v in variables.items() if k != "params"}
-  bundle.save_bundle(path, variables["params"], collections, meta)
-
-
-def test_load_run_or_file_reads_as_the_network(run):
-  folder, model, variables, _ = run
+@pytest.mark.parametrize(
+  ("backbone", "folded", "rules"),
+  [
+    ("mobilenet", False, rules_lib.ALL_FLOAT),
+    ("binary", True, rules_lib.BINARY_SHIPPED),
+  ],
+)
+def test_reads_as_the_network(tmp_path, backbone, folded, rules):
+  architecture, model, variables = _make(backbone, folded=folded)
+  _save(tmp_path / "model.safetensors", architecture, variables, rules)
+  shipped = {**variables, "params": _fake(variables["params"], rules)}
   noise = np.random.default_rng(1).integers(0, 256, (32, 64), np.uint8)
   image = noise[None, :, :, None].astype(np.float32) / 255
-  logits = jax.jit(model.apply)(variables, image)
+  logits = jax.jit(model.apply)(shipped, image)
   (expected,) = ctc.greedy_decode(logits, ALPHABET)
-  (reading,) = reader_lib.Reader.load(folder).read([noise])
+  (reading,) = reader_lib.Reader.load(tmp_path).read([noise])
   assert reading.text == expected.text
   assert reading.confidence == pytest.approx(expected.confidence, rel=1e-4)
-  for path in (str(folder), folder / reader_lib.BUNDLE_NAME):
-    assert reader_lib.Reader.load(path).alphabet == ALPHABET
 
 
-def test_load_says_what_is_missing(tmp_path):
+def test_load_takes_a_folder_a_file_or_a_name(run, monkeypatch):
+  file = run / reader_lib.BUNDLE_NAME
+  monkeypatch.setattr(zoo, "_FOLDER", run)
+  for model in (run, str(run), file, str(file), file.stem):
+    assert reader_lib.Reader.load(model).alphabet == ALPHABET
+
+
+def test_a_path_wins_over_a_name(run, tmp_path, monkeypatch):
+  monkeypatch.setattr(zoo, "_FOLDER", run)
+  monkeypatch.chdir(tmp_path)
+  assert reader_lib.find_model("model") == run / reader_lib.BUNDLE_NAME
+  (tmp_path / "model").touch()
+  assert reader_lib.find_model("model").resolve() == tmp_path / "model"
+
+
+def test_load_without_a_model_takes_the_shipped_one(run, tmp_path, monkeypatch):
+  monkeypatch.setattr(zoo, "_FOLDER", tmp_path)
+  with pytest.raises(FileNotFoundError, match=f"no shipped .*{zoo.DEFAULT}"):
+    reader_lib.Reader.load()
+  shipped = tmp_path / f"{zoo.DEFAULT}.safetensors"
+  shipped.write_bytes((run / reader_lib.BUNDLE_NAME).read_bytes())
+  assert reader_lib.Reader.load().alphabet == ALPHABET
+
+
+def test_load_says_what_is_missing(tmp_path, monkeypatch):
   with pytest.raises(FileNotFoundError, match=r"holds no model\.safetensors"):
     reader_lib.Reader.load(tmp_path)
-  with pytest.raises(FileNotFoundError, match="no run or model at"):
+  monkeypatch.setattr(zoo, "_FOLDER", tmp_path)
+  with pytest.raises(FileNotFoundError, match=r"no run or .*there is none"):
     reader_lib.Reader.load(tmp_path / "none")
-  (tmp_path / "text").write_text("not a bundle")
-  with pytest.raises(ValueError, match="not a safetensors file"):
-    reader_lib.Reader.load(tmp_path / "text")
+  (tmp_path / "one.safetensors").write_text("not a bundle")
+  with pytest.raises(FileNotFoundError, match=r"shipped .* \(one\)"):
+    reader_lib.Reader.load("none")
+  with pytest.raises(ValueError, match="not a whole safetensors file"):
+    reader_lib.Reader.load("one")
 
 
 @pytest.mark.parametrize(
   ("change", "message"),
   [
     ({"architecture": {"layers": 3}}, "does not describe a CRNN"),
+    ({"architecture": "CRNN"}, "does not describe a CRNN"),
     ({"preprocess": {}}, "does not describe a CRNN"),
     ({"alphabet": {"characters": "abc", "name": "three"}}, "5 classes .* of 3"),
     ({"alphabet": {"characters": "aba", "name": "odd"}}, "repeats 'a'"),
   ],
 )
-def test_load_refuses_inconsistent_metadata(run, tmp_path, change, message):
-  _, _, variables, meta = run
+def test_load_refuses_inconsistent_metadata(tmp_path, change, message):
+  architecture, _, variables = _make("mobilenet", folded=True)
   path = tmp_path / "other.safetensors"
-  _save(path, variables, {**meta, **change})
+  _save(path, architecture, variables, rules_lib.ALL_FLOAT, change)
   with pytest.raises(ValueError, match=message):
+    reader_lib.Reader.load(path)
+
+
+def test_a_file_damaged_anywhere_is_refused_in_one_line(run, tmp_path):
+  data = (run / reader_lib.BUNDLE_NAME).read_bytes()
+  path = tmp_path / "damaged.safetensors"
+  # Every part of the header, and the tensors behind it.
+  for place in [*range(12), *range(12, len(data), len(data) // 150)]:
+    turned = bytearray(data)
+    turned[place] ^= 1
+    for damaged in (turned, data[:place]):
+      path.write_bytes(damaged)
+      with pytest.raises(ValueError, match=r"\A.*damaged\.safetensors.*\Z"):
+        reader_lib.Reader.load(path)
+
+
+@pytest.mark.parametrize("name", ["tensors", "kind", "affine", "bits"])
+def test_a_damaged_statement_of_a_tensor_is_refused(run, tmp_path, name):
+  data = (run / reader_lib.BUNDLE_NAME).read_bytes()
+  place = data.index(f'\\"{name}\\"'.encode()) + 4
+  path = tmp_path / "damaged.safetensors"
+  path.write_bytes(data[:place] + b"?" + data[place + 1 :])
+  with pytest.raises(ValueError, match=r"\A.*damaged\.safetensors.*\Z"):
+    reader_lib.Reader.load(path)
+
+
+def test_tensors_of_others_are_refused(tmp_path):
+  path = tmp_path / "others.safetensors"
+  safetensors.numpy.save_file({"w": np.zeros(2, np.float32)}, path)
+  with pytest.raises(ValueError, match="no jaxocr metadata"):
     reader_lib.Reader.load(path)
 
 

@@ -1,43 +1,38 @@
 """Compression rules: which parameter takes which form.
 
 A recipe is an ordered tuple of `(path regex, Spec)`; the first match wins. The
-same recipe drives fake-quantisation in training and whatever is shipped.
+same recipe drives fake-quantisation in training, the packed file, and what is
+said of its size:
+
+  fake(params, rules) == unpack(pack(params, rules))    bit for bit
 """
 
 from collections.abc import Sequence
-import dataclasses
 import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from jaxocr.compress import binarise
+from jaxocr.compress import packed as packed_lib
+from jaxocr.compress import specs
 
 PyTree = Any
+Rules = tuple[tuple[str, specs.Spec], ...]
 
-
-@dataclasses.dataclass(frozen=True)
-class Float:
-  """Stays as it is."""
-
-  def fake(self, parameter: jax.Array, hardness: jax.Array) -> jax.Array:
-    del hardness
-    return parameter
-
-
-@dataclasses.dataclass(frozen=True)
-class Binary:
-  """One bit a weight and one scale per output channel (last axis)."""
-
-  def fake(self, parameter: jax.Array, hardness: jax.Array) -> jax.Array:
-    return binarise.binarise_kernel(parameter, hardness)
-
-
-Spec = Float | Binary
-Rules = tuple[tuple[str, Spec], ...]
-
-BINARY_KERNELS: Rules = ((r".*/binary_kernel", Binary()), (r".*", Float()))
-ALL_FLOAT: Rules = ((r".*", Float()),)
+ALL_FLOAT: Rules = ((r".*", specs.Float()),)
+BINARY_KERNELS: Rules = ((r".*/binary_kernel", specs.Binary()), *ALL_FLOAT)
+# What is shipped: 8-bit integers where one bit is too little, half floats for
+# the rest, which is small.
+BINARY_SHIPPED: Rules = (
+  (r".*/binary_kernel", specs.Binary()),
+  (r"(.*/)?(\w+_)?kernel", specs.Affine()),
+  (r".*", specs.Float("float16")),
+)
+INT8_SHIPPED: Rules = (
+  (r"(.*/)?(\w+_)?kernel", specs.Affine()),
+  (r".*", specs.Float("float16")),
+)
 
 
 def path_name(path: Sequence[Any]) -> str:
@@ -71,7 +66,7 @@ def match(params: PyTree, rules: Rules) -> PyTree:
     uncovered.append(name)
     return None
 
-  specs = jax.tree_util.tree_map_with_path(find, params)
+  found = jax.tree_util.tree_map_with_path(find, params)
   if uncovered:
     raise ValueError(
       f"no rule covers {', '.join(uncovered)}; end the rules with "
@@ -82,7 +77,7 @@ def match(params: PyTree, rules: Rules) -> PyTree:
       f"rules {', '.join(unused)} match no parameter that an earlier rule has "
       "not taken; remove them or mend the pattern"
     )
-  return specs
+  return found
 
 
 def fake(
@@ -99,11 +94,40 @@ def fake(
   Returns:
     A tree of the same structure, shapes and dtypes.
   """
-  specs = match(params, rules)
+
+  def form(spec, parameter):
+    return _mix(parameter, spec.fake(parameter), hardness)
+
+  return jax.tree.map(form, match(params, rules), params, is_leaf=_is_spec)
+
+
+def pack(params: PyTree, rules: Rules) -> PyTree:
+  """What is stored: a tree like `params` with a packed tensor at each leaf.
+
+  Raises:
+    ValueError: See `match`.
+  """
+  found = match(params, rules)
   return jax.tree.map(
-    lambda spec, p: spec.fake(p, hardness), specs, params, is_leaf=_is_spec
+    lambda spec, p: spec.pack(p), found, params, is_leaf=_is_spec
   )
 
 
+def unpack(packed: PyTree) -> PyTree:
+  """The parameters that `pack` stored, as the network computes with them."""
+  return jax.tree.map(
+    lambda tensor: tensor.dequantise(), packed, is_leaf=packed_lib.is_packed
+  )
+
+
+def _mix(before, after, hardness):
+  """From `before` at hardness 0 to exactly `after` at 1."""
+  if isinstance(hardness, (int, float)) and hardness == 1:
+    return after
+  hardness = jnp.asarray(hardness, before.dtype)
+  between = hardness * after + (1 - hardness) * before
+  return jnp.where(hardness == 1, after, between)
+
+
 def _is_spec(node: Any) -> bool:
-  return isinstance(node, (Float, Binary))
+  return isinstance(node, specs.Spec)

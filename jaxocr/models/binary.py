@@ -9,6 +9,15 @@ import jax.numpy as jnp
 from jaxocr.compress import binarise
 from jaxocr.models import layers
 
+SIGNS = ("approx", "ste", "swish")
+
+
+def sign(x: jax.Array, hardness: jax.Array | float, kind: str) -> jax.Array:
+  """Sign with one of the surrogate gradients; only `approx` can be soft."""
+  if kind == "approx":
+    return binarise.approx_sign(x, hardness)
+  return {"ste": binarise.sign_ste, "swish": binarise.swish_sign}[kind](x)
+
 
 class BinaryConv(nn.Module):
   """RSign, convolution with a latent kernel, BatchNorm, shortcut, RPReLU.
@@ -22,12 +31,16 @@ class BinaryConv(nn.Module):
     strides: Step in H and W; the shortcut is average-pooled alike.
     binary_activations: Whether the features entering the convolution are
       signs; otherwise they enter as they are.
+    sign: Surrogate gradient of these signs, one of `SIGNS`.
+    folded: Whether the kernel has the gain of BatchNorm.
     dtype: Of the computation.
   """
 
   kernel_size: int
   strides: layers.Strides = (1, 1)
   binary_activations: bool = True
+  sign: str = "approx"
+  folded: bool = False
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -37,7 +50,7 @@ class BinaryConv(nn.Module):
     features = layers.Shift(name="threshold")(x)
     pad_value = 0.0
     if self.binary_activations:
-      features = binarise.approx_sign(features, hardness)
+      features = sign(features, hardness, self.sign)
       pad_value = 1.0
     kernel = layers.Kernel(
       shape=(size, size, channels, channels),
@@ -52,9 +65,9 @@ class BinaryConv(nn.Module):
       features = layers.spatial_conv(
         features, kernel, strides=self.strides, pad_value=pad_value
       )
-    features = layers.batch_norm(train=train, dtype=self.dtype, name="norm")(
-      features
-    )
+    features = layers.batch_norm(
+      train=train, dtype=self.dtype, name="conv_norm", folded=self.folded
+    )(features)
     if self.strides != (1, 1):
       x = layers.average_pool(x, self.strides)
     return layers.RPReLU(name="bend")(features + x)
@@ -69,11 +82,18 @@ class BinaryBlock(nn.Module):
   strides: layers.Strides = (1, 1)
   double: bool = False
   binary_activations: bool = True
+  sign: str = "approx"
+  folded: bool = False
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, hardness, *, train: bool) -> jax.Array:
-    shared = dict(binary_activations=self.binary_activations, dtype=self.dtype)
+    shared = dict(
+      binary_activations=self.binary_activations,
+      sign=self.sign,
+      folded=self.folded,
+      dtype=self.dtype,
+    )
     x = BinaryConv(3, self.strides, name="spatial", **shared)(
       x, hardness, train=train
     )
@@ -95,7 +115,10 @@ class BinaryBackbone(nn.Module):
     stem_channels: C0.
     plan: One (row stride, column stride, doubles) per block. The column
       strides and the stem's 2 must multiply to 4.
-    binary_activations: False leaves the features real: binary weights only.
+    binary_activations: False leaves the features real: the float twin, or
+      binary weights only.
+    sign: Surrogate gradient of the signs, one of `SIGNS`.
+    folded: Whether kernels have the gains of BatchNorm, see `models.fold`.
     dtype: Of the computation.
   """
 
@@ -109,6 +132,8 @@ class BinaryBackbone(nn.Module):
     (1, 1, False),
   )
   binary_activations: bool = True
+  sign: str = "approx"
+  folded: bool = False
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -118,7 +143,8 @@ class BinaryBackbone(nn.Module):
     """Maps images [B, H, W, 1] to features [B, H / 16, W / 4, C].
 
     At a hardness below 1 the signs are mixed with a soft curve, see
-    `binarise.approx_sign`.
+    `binarise.approx_sign`. Taps: `stem` and each `blockN`, what enters the
+    next sign.
     """
     kernel = layers.Kernel(
       shape=(3, 3, 1, self.stem_channels),
@@ -127,14 +153,20 @@ class BinaryBackbone(nn.Module):
       name="stem",
     )()
     x = layers.stem_conv(image.astype(self.dtype), kernel)
-    x = layers.batch_norm(train=train, dtype=self.dtype, name="stem_norm")(x)
+    x = layers.batch_norm(
+      train=train, dtype=self.dtype, name="stem_norm", folded=self.folded
+    )(x)
     x = layers.RPReLU(name="stem_bend")(x)
+    layers.tap(self, "stem", x)
     for index, (rows, columns, double) in enumerate(self.plan):
       x = BinaryBlock(
         (rows, columns),
         double=double,
         binary_activations=self.binary_activations,
+        sign=self.sign,
+        folded=self.folded,
         dtype=self.dtype,
         name=f"block{index}",
       )(x, hardness, train=train)
+      layers.tap(self, f"block{index}", x)
     return x

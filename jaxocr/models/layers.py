@@ -15,6 +15,8 @@ from jax import lax
 import jax.numpy as jnp
 
 Strides = tuple[int, int]
+NORM_EPSILON = 1e-5
+TAPS = "taps"
 
 
 @jax.custom_vjp
@@ -230,15 +232,42 @@ class RPReLU(nn.Module):
     return Shift(name="after")(bent)
 
 
-def batch_norm(*, train: bool, dtype: jnp.dtype, name: str) -> nn.BatchNorm:
+def batch_norm(
+  *, train: bool, dtype: jnp.dtype, name: str, folded: bool = False
+) -> nn.Module:
   """BatchNorm as every model here uses it: float32 moments of all devices.
 
   Under `jax.jit` a sharded batch is one array, so the moments are global.
+
+  Args:
+    train: Whether to use the batch's moments.
+    dtype: Of the result.
+    name: `NAME_norm` where NAME is the layer whose kernel comes before: by
+      these names `models.fold` finds the kernel that takes the gain.
+    folded: Whether the kernel has it, so that only an offset is left.
   """
+  if folded:
+    return Shift(name=name)
   return nn.BatchNorm(
     use_running_average=not train,
     momentum=0.95,
-    epsilon=1e-5,
+    epsilon=NORM_EPSILON,
     dtype=dtype,
     name=name,
   )
+
+
+def tap(module: nn.Module, name: str, features: jax.Array) -> None:
+  """Lets a caller see features: in the collection `taps`, where it is mutable.
+
+  Distillation compares the taps of two networks; to all others they cost
+  nothing.
+  """
+  if not module.is_initializing():
+    module.sow(
+      TAPS,
+      f"{name}_tap",  # A submodule may be called `name`.
+      features,
+      reduce_fn=lambda _, x: x,
+      init_fn=lambda: None,
+    )

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from jaxocr.models import layers
 
+DIRECTIONS = ("forward", "backward")
+
 
 class BiLSTM(nn.Module):
   """LSTM over frames in both directions, concatenated.
@@ -16,8 +18,10 @@ class BiLSTM(nn.Module):
   directions run in the same scan, which halves its steps. The cell state and
   the gates are float32 whatever the dtype.
 
-  Parameters: `input_kernel` [2, C, 4 * hidden], `recurrent_kernel`
-  [2, hidden, 4 * hidden], `bias` [2, 4 * hidden]; index 0 reads left to right.
+  Parameters, for `forward` (left to right) and `backward`:
+  `forward_input_kernel` [C, 4 * hidden], `forward_recurrent_kernel`
+  [hidden, 4 * hidden], `forward_bias` [4 * hidden]. Kernels are apart so that
+  their last axis is a gate's row, which a compression rule may scale.
 
   Attributes:
     hidden: Units in each direction.
@@ -32,34 +36,27 @@ class BiLSTM(nn.Module):
     """Maps frames [B, T, C] to [B, T, 2 * hidden]."""
     gates = 4 * self.hidden
     channels = frames.shape[-1]
-    glorot = nn.initializers.variance_scaling(
-      1.0, "fan_avg", "uniform", batch_axis=(0,)
-    )
-    orthogonal = nn.initializers.orthogonal(column_axis=-1)
 
-    def recurrent_init(key, shape, dtype=jnp.float32):
-      keys = jax.random.split(key, 8)
-      blocks = [orthogonal(k, (shape[1], self.hidden), dtype) for k in keys]
-      return jnp.stack(
-        [jnp.concatenate(blocks[:4], -1), jnp.concatenate(blocks[4:], -1)]
-      )
+    def both(name, init, shape):
+      return [self.param(f"{d}_{name}", init, shape) for d in DIRECTIONS]
 
-    w_in = self.param("input_kernel", glorot, (2, channels, gates))
-    w_rec = self.param(
-      "recurrent_kernel", recurrent_init, (2, self.hidden, gates)
+    w_in = both(
+      "input_kernel", nn.initializers.glorot_uniform(), (channels, gates)
     )
-    bias = self.param("bias", _forget_one, (2, gates))
+    w_rec = both("recurrent_kernel", _orthogonal_gates, (self.hidden, gates))
+    bias = both("bias", _forget_one, (gates,))
 
     # One product for both directions; then the second half runs backwards.
     projected = layers.product(
       frames.astype(self.dtype),
-      jnp.concatenate([w_in[0], w_in[1]], axis=-1).astype(self.dtype),
+      jnp.concatenate(w_in, axis=-1).astype(self.dtype),
     ).astype(jnp.float32)
-    projected = jnp.swapaxes(projected + bias.reshape(1, 1, 2 * gates), 0, 1)
+    projected += jnp.concatenate(bias)[None, None]
+    projected = jnp.swapaxes(projected, 0, 1)
     projected = jnp.stack(
       [projected[..., :gates], jnp.flip(projected[..., gates:], axis=0)], axis=1
     )
-    w_rec = w_rec.astype(self.dtype)
+    w_rec = jnp.stack(w_rec).astype(self.dtype)
 
     def step(carry, x):
       hidden, cell = carry
@@ -71,14 +68,22 @@ class BiLSTM(nn.Module):
 
     start = jnp.zeros((2, frames.shape[0], self.hidden), jnp.float32)
     _, outputs = lax.scan(step, (start, start), projected)
-    both = jnp.concatenate(
+    outputs = jnp.concatenate(
       [outputs[:, 0], jnp.flip(outputs[:, 1], axis=0)], axis=-1
     )
-    return jnp.swapaxes(both, 0, 1).astype(self.dtype)
+    return jnp.swapaxes(outputs, 0, 1).astype(self.dtype)
+
+
+def _orthogonal_gates(key, shape, dtype=jnp.float32):
+  """An orthogonal square for each of the four gates."""
+  hidden = shape[0]
+  init = nn.initializers.orthogonal(column_axis=-1)
+  squares = [init(k, (hidden, hidden), dtype) for k in jax.random.split(key, 4)]
+  return jnp.concatenate(squares, axis=-1)
 
 
 def _forget_one(key, shape, dtype=jnp.float32):
   """Zeros, but 1 for the forget gate (Jozefowicz et al. 2015)."""
   del key
   hidden = shape[-1] // 4
-  return jnp.zeros(shape, dtype).at[:, hidden : 2 * hidden].set(1.0)
+  return jnp.zeros(shape, dtype).at[hidden : 2 * hidden].set(1.0)

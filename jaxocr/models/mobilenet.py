@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxocr.models import activation
 from jaxocr.models import layers
 
 
@@ -18,12 +19,13 @@ class SeparableConv(nn.Module):
 
   channels: int
   strides: layers.Strides = (1, 1)
+  folded: bool = False
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     inputs = x.shape[-1]
-    norm = dict(train=train, dtype=self.dtype)
+    norm = dict(train=train, dtype=self.dtype, folded=self.folded)
     kernel = layers.Kernel((3, 3, inputs), 9, self.dtype, name="depthwise")()
     x = layers.depthwise_conv(x, kernel, strides=self.strides)
     x = nn.relu(layers.batch_norm(name="depthwise_norm", **norm)(x))
@@ -41,6 +43,9 @@ class MobileNetBackbone(nn.Module):
     stem_channels: Channels after the first 3x3 convolution, at half size.
     plan: One (row stride, column stride, channels) per separable block. The
       column strides and the stem's 2 must multiply to 4.
+    activation_bits: Width of each block's result; None leaves it float.
+    freeze_after: Batches after which their ranges stay.
+    folded: Whether kernels have the gains of BatchNorm, see `models.fold`.
     dtype: Of the computation.
   """
 
@@ -53,6 +58,9 @@ class MobileNetBackbone(nn.Module):
     (2, 1, 128),
     (1, 1, 128),
   )
+  activation_bits: int | None = None
+  freeze_after: int = 1000
+  folded: bool = False
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -65,11 +73,24 @@ class MobileNetBackbone(nn.Module):
       (3, 3, 1, self.stem_channels), 9, self.dtype, name="stem"
     )()
     x = layers.stem_conv(image.astype(self.dtype), kernel)
-    norm = layers.batch_norm(train=train, dtype=self.dtype, name="stem_norm")
-    x = nn.relu(norm(x))
+    norm = layers.batch_norm(
+      train=train, dtype=self.dtype, name="stem_norm", folded=self.folded
+    )
+    x = self._quantised("stem_range", nn.relu(norm(x)), train)
+    layers.tap(self, "stem", x)
     for index, (rows, columns, channels) in enumerate(self.plan):
       block = SeparableConv(
-        channels, (rows, columns), self.dtype, name=f"block{index}"
+        channels, (rows, columns), self.folded, self.dtype, name=f"block{index}"
       )
-      x = block(x, train=train)
+      x = self._quantised(f"block{index}_range", block(x, train=train), train)
+      layers.tap(self, f"block{index}", x)
     return x
+
+  def _quantised(self, name, x, train):
+    return activation.quantised(
+      x,
+      bits=self.activation_bits,
+      freeze_after=self.freeze_after,
+      train=train,
+      name=name,
+    )

@@ -56,17 +56,18 @@ class Checkpoints:
   Every process of a run must make the same calls.
   """
 
-  def __init__(self, workdir: str | os.PathLike, *, keep: int):
-    """Opens `workdir`/checkpoints.
+  def __init__(self, workdir: str | os.PathLike, *, keep: int, stage: str = ""):
+    """Opens `workdir`/checkpoints, or its folder `stage`.
 
     Args:
       workdir: The run's folder.
       keep: How many of the last to keep; the best is kept besides.
+      stage: Of a staged run.
     """
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file else.
     workdir = pathlib.Path(workdir).absolute()
-    self.directory = workdir / "checkpoints"
-    self._rejected = workdir / "rejected_checkpoints"
+    self.directory = workdir / "checkpoints" / stage
+    self._rejected = workdir / "rejected_checkpoints" / stage
     self._keep = _LastAndBest(keep)
     self._saving: int | None = None
     self._manager = ocp.CheckpointManager(
@@ -184,7 +185,7 @@ class Checkpoints:
     )
     distributed.barrier(f"reject {step}")
     if distributed.is_writer():
-      self._rejected.mkdir(exist_ok=True)
+      self._rejected.mkdir(parents=True, exist_ok=True)
       shutil.rmtree(self._rejected / str(step), ignore_errors=True)
       os.replace(path, self._rejected / str(step))
     distributed.barrier(f"rejected {step}")

@@ -49,7 +49,10 @@ def field_help(config: Any, prefix: str = "") -> dict[str, str]:
     config: Dataclass instance whose source can be read.
     prefix: Put before every name.
   """
-  comments = _comments(type(config))
+  comments = {}
+  for cls in reversed(type(config).__mro__):  # Inherited fields as well.
+    if dataclasses.is_dataclass(cls):
+      comments |= _comments(cls)
   found = {}
   for field in dataclasses.fields(config):
     value = getattr(config, field.name)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
-from jaxocr.compress import rules as rules_lib
+from jaxocr.data import batch as batch_lib
 from jaxocr.data import real as real_lib
 from jaxocr.text import alphabet as alphabet_lib
 from jaxocr.text import ctc
@@ -27,6 +27,50 @@ _SEED = 20_000
 _APART = 2**31 - 1
 
 
+class RenderedLines:
+  """The rendered evaluation lines: the same in every run, drawn once.
+
+  They are kept on the host, for all evaluators that share them.
+  """
+
+  def __init__(self, sample: Callable, assets, mesh: Mesh, *, batch_size: int):
+    """Draws nothing yet.
+
+    Args:
+      sample: `sample(assets, keys [B]) -> Batch`.
+      assets: For `sample`, on every device of `mesh`.
+      mesh: Over whose devices each batch is drawn.
+      batch_size: Lines at a time, a multiple of the devices.
+    """
+    sharding.check_batch_size(batch_size, mesh.size)
+    self.batch_size = batch_size
+    self._assets = assets
+    self._drawn: list[batch_lib.Batch] = []
+    split = sharding.split_lines(mesh)
+
+    def draw(assets, first):
+      key = jax.random.fold_in(jax.random.key(_SEED), _APART)
+      lines = first + jnp.arange(batch_size)
+      keys = jax.vmap(lambda line: jax.random.fold_in(key, line))(lines)
+      return sample(assets, jax.lax.with_sharding_constraint(keys, split))
+
+    # Gathered: every process decodes and scores all lines.
+    self._draw = jax.jit(draw, out_shardings=sharding.replicated(mesh))
+
+  def batches(self, count: int) -> Sequence[batch_lib.Batch]:
+    """Host batches that hold the first `count` lines, and perhaps some more."""
+    needed = -(-count // self.batch_size)
+    while len(self._drawn) < needed:
+      first = np.int32(len(self._drawn) * self.batch_size)
+      self._drawn.append(jax.device_get(self._draw(self._assets, first)))
+    return self._drawn[:needed]
+
+
+def as_trained(params, collections) -> dict:
+  """Variables for a model that is judged as it was trained."""
+  return {"params": params, **collections}
+
+
 class Evaluator:
   """Reads lines with the averaged parameters of a state."""
 
@@ -34,56 +78,42 @@ class Evaluator:
     self,
     model,
     alphabet: alphabet_lib.Alphabet,
-    sample: Callable,
-    assets,
+    rendered: RenderedLines,
     mesh: Mesh,
     *,
-    batch_size: int,
-    rules: rules_lib.Rules = rules_lib.ALL_FLOAT,
+    deploy: Callable[..., dict] = as_trained,
   ):
     """Compiles nothing yet.
 
     Args:
       model: Flax module called with images and `train`.
       alphabet: Of the model.
-      sample: `sample(assets, keys [B]) -> Batch`.
-      assets: For `sample`, on every device of `mesh`.
+      rendered: Lines for `rendered`; their batch size is that of all reading.
       mesh: Over whose devices each batch is split.
-      batch_size: Lines at a time, a multiple of the devices.
-      rules: How the network sees the averaged parameters.
+      deploy: Averaged parameters and collections -> variables of `model`, what
+        is to be shipped.
     """
-    sharding.check_batch_size(batch_size, mesh.size)
-    self._alphabet, self._assets = alphabet, assets
-    self._mesh, self._batch_size = mesh, batch_size
+    self._alphabet, self._rendered = alphabet, rendered
+    self._mesh, self._batch_size = mesh, rendered.batch_size
     whole, split = sharding.replicated(mesh), sharding.split_lines(mesh)
 
-    def read(state, image):
-      params = rules_lib.fake(state.ema_params, rules)
-      variables = {"params": params, **state.ema_collections}
+    def read(variables, image):
       return ctc.best_path(model.apply(variables, image, train=False))
 
-    def render_and_read(state, assets, first):
-      key = jax.random.fold_in(jax.random.key(_SEED), _APART)
-      lines = first + jnp.arange(batch_size)
-      keys = jax.vmap(lambda line: jax.random.fold_in(key, line))(lines)
-      keys = jax.lax.with_sharding_constraint(keys, split)
-      batch = sample(assets, keys)
-      return batch, read(state, batch.image)
-
+    # Not compiled into reading, whose arithmetic is to be the reader's.
+    self._deploy = deploy
     # Results are gathered: every process decodes and scores all lines.
     self._read = jax.jit(read, in_shardings=(whole, split), out_shardings=whole)
-    self._render_and_read = jax.jit(render_and_read, out_shardings=whole)
 
   def rendered(
     self, state: state_lib.TrainState, count: int
   ) -> list[report_lines.LineResult]:
     """The first `count` of the evaluation lines; fewer are a part of more."""
+    variables = self._variables(state)
     lines = []
-    for first in range(0, count, self._batch_size):
-      batch, read = jax.device_get(
-        self._render_and_read(state, self._assets, np.int32(first))
-      )
-      for i in range(min(self._batch_size, count - first)):
+    for batch in self._rendered.batches(count):
+      read = self._read_batch(variables, batch.image)
+      for i in range(min(self._batch_size, count - len(lines))):
         image = _grey(batch.image[i, :, :, 0])
         truth = self._alphabet.decode(batch.label[i, : batch.length[i]])
         lines.append(
@@ -95,17 +125,24 @@ class Evaluator:
     self, state: state_lib.TrainState, lines: real_lib.RealLines
   ) -> list[report_lines.LineResult]:
     """All lines, in the order of `lines.items`."""
+    variables = self._variables(state)
     results = [None] * lines.kept
-    split = sharding.split_lines(self._mesh)
     for batch, indices in real_lib.batches(lines, batch_size=self._batch_size):
-      image = sharding.place(batch.image, split)
-      read = jax.device_get(self._read(state, image))
+      read = self._read_batch(variables, batch.image)
       for row, index in enumerate(indices):
         line = lines.items[index]
         results[index] = self._result(
           line.pixels, line.label, *(r[row] for r in read), "real"
         )
     return results
+
+  def _variables(self, state):
+    deployed = self._deploy(state.ema_params, state.ema_collections)
+    return sharding.place(deployed, sharding.replicated(self._mesh))
+
+  def _read_batch(self, variables, image):
+    image = sharding.place(image, sharding.split_lines(self._mesh))
+    return jax.device_get(self._read(variables, image))
 
   def _result(self, image, truth, classes, probabilities, source):
     reading = ctc.collapse(

@@ -43,6 +43,8 @@ class Plan:
   eval_every: int
   checkpoint_every: int  # Evaluations save besides, with their score.
   keep_checkpoints: int  # The best is kept besides.
+  stage: str = ""  # Of a staged run: its checkpoints lie in a folder so called.
+  earlier_steps: int = 0  # Of the stages before, which metrics go on from.
 
   def due(self, step: int) -> tuple[bool, bool, bool]:
     """Whether `step` is to be logged, evaluated and saved."""
@@ -81,10 +83,14 @@ def fit(
     interrupt.Diverged: Something is not finite; names the step.
   """
   with interrupt.Guard() as guard, contextlib.ExitStack() as stack:
-    store = checkpoints_lib.Checkpoints(workdir, keep=plan.keep_checkpoints)
+    store = checkpoints_lib.Checkpoints(
+      workdir, keep=plan.keep_checkpoints, stage=plan.stage
+    )
     stack.callback(store.close)
     # 0. Restore. The template's arrays are dropped for the saved ones.
     start, state = _restore(store, state, clock)
+    if start >= plan.steps:
+      return state  # The record of later stages stays as it is.
     record = _Record(workdir, plan, clock, learning_rate, start)
     stack.enter_context(record)
     for step in range(start + 1, plan.steps + 1):
@@ -149,15 +155,18 @@ class _Record:
     self._first = start + 1
     writes = distributed.is_writer()
     self._writer = (
-      writers.MetricWriter(workdir, start_step=start) if writes else None
+      writers.MetricWriter(workdir, start_step=plan.earlier_steps + start)
+      if writes
+      else None
     )
     self._progress = progress.Progress(
       start=start, steps=plan.steps, shown=writes
     )
+    of = f" of stage {plan.stage}" if plan.stage else ""
     if start:
-      self._progress.note(f"going on from step {start}")
+      self._progress.note(f"going on from step {start}{of}")
     if start < plan.steps:
-      self._progress.note("compiling the training step")
+      self._progress.note(f"compiling the training step{of}")
 
   def __enter__(self):
     return self
@@ -216,13 +225,16 @@ class _Record:
     )
     if self._writer is not None:
       pictures = [line.image[..., None] / 255 for line in lines[:_PICTURED]]
-      self._writer.images(step, "eval/lines", pictures)
+      self._writer.images(
+        self._plan.earlier_steps + step, "eval/lines", pictures
+      )
     return scores["line_accuracy"]
 
   def _scalars(self, group: str, step: int, values: dict[str, float]) -> None:
     if self._writer is not None:
       known = {k: v for k, v in values.items() if math.isfinite(v)}
-      self._writer.scalars(step, {f"{group}/{k}": v for k, v in known.items()})
+      named = {f"{group}/{k}": v for k, v in known.items()}
+      self._writer.scalars(self._plan.earlier_steps + step, named)
 
 
 def _mean(pairs) -> float:

@@ -41,9 +41,13 @@ def build(
     worst: Source -> misread lines, worst first.
     confusions: Character errors, the most frequent first.
   """
-  figures = {k: v for k, v in report.items() if k != "config"}
+  tabled = {k: v for k, v in report.items() if _is_rows(v)}
+  figures = {
+    k: v for k, v in report.items() if k != "config" and k not in tabled
+  }
   sections = [
     _tiles(report),
+    *(_section(k.capitalize(), _rows(rows)) for k, rows in tabled.items()),
     _section("How it learnt", _charts(history)),
     _section(
       "Lines it was shown",
@@ -100,6 +104,32 @@ def _tiles(report: Mapping) -> str:
       for value, what in tiles
     )
     + "</section>"
+  )
+
+
+def _is_rows(value) -> bool:
+  """Whether a figure is a list of dicts: variants, cells of a grid."""
+  return (
+    isinstance(value, (list, tuple))
+    and bool(value)
+    and all(isinstance(row, Mapping) for row in value)
+  )
+
+
+def _rows(rows: Sequence[Mapping]) -> str:
+  """A table of one row a dict; nested dicts give dotted columns."""
+  flat = [dict(_flat(row)) for row in rows]
+  names = list(dict.fromkeys(name for row in flat for name in row))
+  head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+  body = "".join(
+    "<tr>"
+    + "".join(f"<td>{html.escape(r.get(n, '-'))}</td>" for n in names)
+    + "</tr>"
+    for r in flat
+  )
+  return (
+    f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+    f"<tbody>{body}</tbody></table></div>"
   )
 
 

@@ -6,6 +6,7 @@ work by the shardings stated here and adds the sums between devices.
 """
 
 from collections.abc import Callable, Sequence
+import functools
 from typing import Any
 
 import jax
@@ -71,6 +72,25 @@ def line_keys(key: jax.Array, step: jax.Array, count: int) -> jax.Array:
   return jax.random.split(jax.random.fold_in(key, step), count)
 
 
+@functools.cache
+def shard_sample(sample: Callable, mesh: Mesh, batch_size: int) -> Callable:
+  """`draw(assets, key, step) -> Batch`, compiled once for all who ask.
+
+  Args:
+    sample: `sample(assets, keys [B]) -> Batch`, pure, each line by its own key.
+    mesh: Of one axis; every device draws the lines that it learns from.
+    batch_size: B, a multiple of the devices.
+  """
+  check_batch_size(batch_size, mesh.size)
+  whole, lines = replicated(mesh), split_lines(mesh)
+
+  def draw(assets, key, step):
+    keys = line_keys(key, step, batch_size)
+    return sample(assets, jax.lax.with_sharding_constraint(keys, lines))
+
+  return jax.jit(draw, in_shardings=(whole, whole, whole), out_shardings=lines)
+
+
 def shard_train_step(
   train_step: step_lib.TrainStep,
   sample: Callable,
@@ -78,33 +98,41 @@ def shard_train_step(
   *,
   batch_size: int,
 ) -> Callable:
-  """Fuses drawing lines and learning from them into one compiled function.
+  """Draws lines on the devices and learns from them there.
+
+  Two compiled functions: the stages of a run learn in different ways, but draw
+  in one, and compiling the drawing takes as long as compiling the learning.
 
   Args:
     train_step: From `make_train_step`.
-    sample: `sample(assets, keys [B]) -> Batch`, pure, each line by its own key.
-    mesh: Of one axis; every device draws the lines that it learns from.
+    sample: See `shard_sample`.
+    mesh: Of one axis.
     batch_size: B, a multiple of the devices.
 
   Returns:
-    `step(state, assets, key) -> (state, metrics)`, all of them replicated. The
-    state given is donated. `key` is the run's; the step number is folded in.
+    `step(state, assets, key, teacher=None) -> (state, metrics)`, all of them
+    replicated. The state given is donated. `key` is the run's; the step number
+    is folded in. `teacher` is what `train_step` takes as such.
   """
-  check_batch_size(batch_size, mesh.size)
+  draw = shard_sample(sample, mesh, batch_size)
   whole, lines = replicated(mesh), split_lines(mesh)
 
-  def sample_and_step(state, assets, key):
-    keys = line_keys(key, state.step, batch_size)
-    keys = jax.lax.with_sharding_constraint(keys, lines)
-    batch = sample(assets, keys)
-    batch = jax.lax.with_sharding_constraint(batch, lines)
+  def learn(state, batch, key, teacher):
     # Apart from every line's key: no line's index is this large.
     noise = jax.random.fold_in(jax.random.fold_in(key, state.step), 2**31 - 1)
-    return train_step(state, batch, noise)
+    if teacher is None:
+      return train_step(state, batch, noise)
+    return train_step(state, batch, noise, teacher)
 
-  return jax.jit(
-    sample_and_step,
-    in_shardings=(whole, whole, whole),
+  # Shardings are stated for all arguments, so that none may be left out.
+  learn = jax.jit(
+    learn,
+    in_shardings=(whole, lines, whole, whole),
     out_shardings=whole,
     donate_argnums=0,
   )
+
+  def step(state, assets, key, teacher=None):
+    return learn(state, draw(assets, key, state.step), key, teacher)
+
+  return step

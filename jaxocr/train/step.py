@@ -1,6 +1,7 @@
 """One update of the parameters, as a pure function that knows no devices."""
 
 from collections.abc import Callable
+import re
 from typing import Any
 
 import jax
@@ -8,65 +9,83 @@ import jax.numpy as jnp
 import optax
 
 from jaxocr.compress import rules as rules_lib
-from jaxocr.data import batch as batch_lib
+from jaxocr.compress import transforms
 from jaxocr.train import objective as objective_lib
 from jaxocr.train import state as state_lib
 
 Metrics = objective_lib.Metrics
-Objective = Callable[[jax.Array, batch_lib.Batch], tuple[jax.Array, Metrics]]
-TrainStep = Callable[
-  [state_lib.TrainState, batch_lib.Batch, jax.Array],
-  tuple[state_lib.TrainState, Metrics],
-]
+TrainStep = Callable[..., tuple[state_lib.TrainState, Metrics]]
+# (teacher's variables, images) -> what it says of them.
+Teacher = Callable[[Any, jax.Array], objective_lib.Outputs]
+_TAPS = "taps"  # The collection in which modules leave features.
+_LATENT = re.compile(r"(.*/)?binary_kernel")
 
 
 def make_train_step(
   model,
   tx: optax.GradientTransformation,
-  objective: Objective,
+  objective: objective_lib.Objective,
   *,
   ema_decay: float,
   rules: rules_lib.Rules = rules_lib.ALL_FLOAT,
   hardness: optax.Schedule | None = None,
+  sign_hardness: optax.Schedule | None = None,
+  teacher: Teacher | None = None,
 ) -> TrainStep:
-  """Makes `train_step(state, batch, key) -> (state, metrics)`.
+  """Makes `train_step(state, batch, key, teacher_variables=None)`.
 
-  Metrics are (sum, count): the objective's, the norm of the gradient before
-  clipping, and `finite`, 1 where both the loss and that norm are finite.
+  It returns (state, metrics). Metrics are (sum, count): the objective's, the
+  norm of the gradient before clipping, `finite`, 1 where both the loss and that
+  norm are finite, and for latent one-bit kernels the share of signs that turned
+  (`flip_ratio`) and of channels that no gradient reaches (`starved_share`).
 
   Args:
     model: Flax module called with images and `train`.
     tx: Optimiser.
-    objective: Logits [B, T, K] and batch to the mean loss and its metrics.
+    objective: Of the logits and taps, see `train.objective`.
     ema_decay: In [0, 1); weight that the averages keep at each step, once
       enough steps are done (see `average`). 0 makes them follow the parameters.
     rules: How the network sees the latent parameters, `compress.rules.fake`.
-    hardness: Updates done -> scalar in [0, 1], for models with one-bit parts:
-      how hard their signs are by then. None for models that take none.
+    hardness: Updates done -> scalar in [0, 1], how far the parameters are on
+      their way to the form that `rules` give them; None: there.
+    sign_hardness: The same for the features' signs, for models that have any;
+      None for models that take no hardness.
+    teacher: What the objective compares with; its variables are given to each
+      step, so that they are neither optimised nor saved.
   """
 
-  def loss_fn(params, state, batch, key):
-    hard = () if hardness is None else (hardness(state.step),)
+  def loss_fn(params, state, batch, key, taught):
+    hard = 1.0 if hardness is None else hardness(state.step)
+    signs = () if sign_hardness is None else (sign_hardness(state.step),)
     logits, collections = model.apply(
-      {"params": rules_lib.fake(params, rules, *hard), **state.collections},
+      {"params": rules_lib.fake(params, rules, hard), **state.collections},
       batch.image,
-      *hard,
+      *signs,
       train=True,
-      mutable=list(state.collections),
+      mutable=[*state.collections, _TAPS],
       rngs={"dropout": key},
     )
-    loss, metrics = objective(logits, batch)
-    return loss, (dict(collections), metrics)
+    outputs = objective_lib.outputs(logits, collections)
+    loss, metrics = objective(outputs, batch, state.step, taught)
+    kept = {name: collections[name] for name in state.collections}
+    return loss, (kept, metrics)
 
-  def train_step(state, batch, key):
+  def train_step(state, batch, key, teacher_variables=None):
+    taught = None
+    if teacher is not None:
+      taught = jax.lax.stop_gradient(teacher(teacher_variables, batch.image))
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
     (loss, (collections, metrics)), grads = value_and_grad(
-      state.params, state, batch, key
+      state.params, state, batch, key, taught
     )
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decay = ramp(ema_decay, state.step)
-    metrics = {**metrics, **_health(loss, grads)}
+    metrics = {
+      **metrics,
+      **_health(loss, grads),
+      **_latent_metrics(state.params, params),
+    }
     state = state.replace(
       step=state.step + 1,
       params=params,
@@ -78,6 +97,21 @@ def make_train_step(
     return state, metrics
 
   return train_step
+
+
+def _latent_metrics(before, after) -> Metrics:
+  before, after = _latent(before), _latent(after)
+  if not after:
+    return {}
+  return {
+    "flip_ratio": transforms.flip_ratio(before, after),
+    "starved_share": transforms.starved_share(after),
+  }
+
+
+def _latent(params) -> list[jax.Array]:
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  return [x for p, x in leaves if _LATENT.fullmatch(rules_lib.path_name(p))]
 
 
 def _health(loss, grads) -> Metrics:

@@ -31,6 +31,9 @@ CONTENTS = (
   writers.METRICS_FILE,
   "events.out.tfevents.*",
   "atlas.npz",
+  "teacher.safetensors",
+  "cells",
+  "table.md",
   "*.part",
   CONFIG_FILE,
 )
@@ -105,7 +108,10 @@ def claim(
   given = {"experiment": experiment, **configs.as_dict(config)}
   stored = _read(workdir / CONFIG_FILE)
   if stored is not None:
-    differing = configs.differences(stored, given)
+    free = getattr(config, "SELECTIONS", ())
+    differing = configs.differences(
+      _without(stored, free), _without(given, free)
+    )
     if differing:
       raise WorkdirError(
         f"{workdir} holds a run of another config:\n  "
@@ -114,7 +120,12 @@ def claim(
         "to delete that run"
       )
     report = _read(workdir / report_lib.REPORT_FILE)
-    return report if report and report.get("finished") else None
+    # A selection of its own leaves more to be done.
+    same = all(
+      (report or {}).get("config", {}).get(n, given[n]) == given[n]
+      for n in free
+    )
+    return report if report and report.get("finished") and same else None
   found = _remains(workdir)
   if found:
     raise WorkdirError(
@@ -127,6 +138,10 @@ def claim(
     with files.aside(workdir / CONFIG_FILE) as part:
       part.write_text(json.dumps(given, indent=2, ensure_ascii=False) + "\n")
   return None
+
+
+def _without(config: dict, names) -> dict:
+  return {k: v for k, v in config.items() if k not in names}
 
 
 def _remains(workdir: pathlib.Path) -> list[str]:
@@ -177,7 +192,13 @@ def finished_message(workdir: str | os.PathLike, report: dict) -> str:
 
 def figures(report: dict) -> str:
   """The figures of a report.json, one a line, without its config."""
-  flat = configs.flatten({k: v for k, v in report.items() if k != "config"})
+  shown = {
+    k: v
+    for k, v in report.items()
+    # Rows of a table were printed as they came, and are in report.html.
+    if k != "config" and not (isinstance(v, list) and v)
+  }
+  flat = configs.flatten(shown)
   rows = []
   for name, value in flat.items():
     text = f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxocr.compress import rules
+from jaxocr.compress import specs
 from jaxocr.models import binary
 from jaxocr.models import crnn
 
@@ -15,24 +16,44 @@ SMALL = dict(num_classes=5, stem_channels=4, projection=6, hidden=4)
 def _init(backbone, width=32, **more):
   model = crnn.CRNN(backbone=backbone, **(SMALL | more))
   image = jax.random.uniform(jax.random.key(0), (2, 32, width, 1))
-  return model, model.init(jax.random.key(1), image), image
+  return model, jax.jit(model.init)(jax.random.key(1), image), image
 
 
-@pytest.mark.parametrize("backbone", crnn.BACKBONES)
-def test_one_frame_every_four_pixels_at_any_width(backbone):
-  model, variables, _ = _init(backbone)
+NETWORKS = [
+  dict(backbone="binary"),
+  dict(backbone="binary", binary_activations=False),
+  dict(backbone="mobilenet"),
+]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_one_frame_every_four_pixels_at_any_width(network):
+  model = crnn.CRNN(**network, **SMALL)
+  key = jax.random.key(0)
   for width in (32, 52, 256):
-    logits = model.apply(variables, jnp.zeros((1, 32, width, 1)))
+    image = jnp.zeros((1, 32, width, 1))
+    logits, _ = jax.eval_shape(model.init_with_output, key, image)
     assert logits.shape == (1, width // 4, 5)
     assert logits.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("backbone", ["binary", "mobilenet"])
 def test_bfloat16_computes_low_and_keeps_float32_state(backbone):
-  model, variables, image = _init(backbone, dtype=jnp.bfloat16)
-  logits, updates = model.apply(
-    variables, image, train=True, mutable=["batch_stats"]
+  model = crnn.CRNN(backbone=backbone, dtype=jnp.bfloat16, **SMALL)
+
+  def train(key, image):
+    variables = model.init(key, image)
+    return variables, *model.apply(
+      variables, image, train=True, mutable=["batch_stats", "taps"]
+    )
+
+  variables, logits, updates = jax.eval_shape(
+    train, jax.random.key(0), jnp.zeros((2, 32, 32, 1))
   )
+  taps = dict(updates.pop("taps"))["backbone"]
+  assert {leaf.dtype for leaf in jax.tree.leaves(taps)} == {
+    jnp.dtype(jnp.bfloat16)
+  }
   assert logits.dtype == jnp.float32
   for leaf in jax.tree.leaves((variables["params"], updates)):
     assert leaf.dtype == jnp.float32
@@ -40,14 +61,14 @@ def test_bfloat16_computes_low_and_keeps_float32_state(backbone):
 
 def test_every_backbone_convolution_but_the_stem_is_latent_binary():
   _, variables, _ = _init("binary")
-  specs = rules.match(variables["params"], rules.BINARY_KERNELS)
+  found = rules.match(variables["params"], rules.BINARY_KERNELS)
   backbone = jax.tree_util.tree_leaves_with_path(
-    specs["backbone"], is_leaf=lambda s: isinstance(s, rules.Spec)
+    found["backbone"], is_leaf=lambda s: isinstance(s, specs.Spec)
   )
   shapes = jax.tree.leaves(variables["params"]["backbone"])
   for (path, spec), weights in zip(backbone, shapes, strict=True):
     convolution = weights.ndim == 4 and "stem" not in rules.path_name(path)
-    assert isinstance(spec, rules.Binary) == convolution, path
+    assert isinstance(spec, specs.Binary) == convolution, path
 
 
 def test_binary_features_enter_the_convolution_as_signs():
@@ -100,6 +121,50 @@ def test_every_parameter_of_the_binary_network_gets_a_gradient():
   for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
     assert bool(jnp.all(jnp.isfinite(gradient)))
     assert float(jnp.max(jnp.abs(gradient))) > 0, rules.path_name(path)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_taps(network):
+  model, variables, image = _init(**network)
+  assert variables.keys() == {"params", "batch_stats"}  # No taps.
+  logits, found = jax.jit(lambda v, x: model.apply(v, x, mutable=["taps"]))(
+    variables, image
+  )
+  assert found.keys() == {"taps"}
+  taps = dict(found["taps"])
+  backbone = taps.pop("backbone")
+  assert taps.keys() == {"frames_tap"}
+  assert taps["frames_tap"].shape == (2, 1, 8, 6)
+  # Rows are halved in the blocks 0, 2 and 4, columns in block 0.
+  channels = 4 * np.array([2, 2, 4, 4, 4, 4])
+  if network["backbone"] == "mobilenet":
+    channels = [64, 64, 128, 128, 128, 128]
+  rows = [8, 8, 4, 4, 2, 2]
+  assert {name: x.shape for name, x in backbone.items()} == {
+    "stem_tap": (2, 16, 16, 4),
+    **{
+      f"block{i}_tap": (2, h, 8, c)
+      for i, (h, c) in enumerate(zip(rows, channels, strict=True))
+    },
+  }
+  np.testing.assert_allclose(
+    jax.jit(model.apply)(variables, image), logits, rtol=1e-5, atol=1e-6
+  )
+
+
+def test_the_float_twin_has_the_parameters_of_the_binary_network():
+  _, student, _ = _init("binary")
+  _, twin, _ = _init("binary", binary_activations=False)
+  assert jax.tree.map(jnp.shape, student) == jax.tree.map(jnp.shape, twin)
+
+
+def test_the_float_twin_hears_of_no_hardness():
+  for network, same in zip(NETWORKS, (False, True, True), strict=True):
+    model, variables, image = _init(**network)
+    apply = jax.jit(model.apply)
+    soft = apply(variables, image, jnp.float32(0.0))
+    hard = apply(variables, image, jnp.float32(1.0))
+    assert bool(jnp.all(soft == hard)) == same, network
 
 
 def test_bad_shapes_and_backbones_are_named():

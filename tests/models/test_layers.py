@@ -111,3 +111,36 @@ def test_batch_norm_moments_are_float32_under_bfloat16():
   out, updates = Norm().apply(variables, x, mutable=["batch_stats"])
   assert out.dtype == jnp.bfloat16
   assert updates["batch_stats"]["n"]["mean"].dtype == jnp.float32
+
+
+class Tapped(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    y = nn.Dense(2, name="block")(x)
+    layers.tap(self, "block", y)  # The name of a submodule, too.
+    return y * 2
+
+
+def test_taps_are_left_where_they_are_asked_for():
+  x = jax.random.normal(KEY, (3, 4))
+  variables = Tapped().init(KEY, x)
+  assert variables.keys() == {"params"}
+  out, found = Tapped().apply(variables, x, mutable=[layers.TAPS])
+  np.testing.assert_array_equal(found[layers.TAPS]["block_tap"] * 2, out)
+  np.testing.assert_array_equal(Tapped().apply(variables, x), out)
+
+
+def test_a_folded_norm_is_an_offset():
+  class Norm(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return layers.batch_norm(
+        train=False, dtype=jnp.float32, name="a_norm", folded=True
+      )(x)
+
+  variables = {"params": {"a_norm": {"offset": jnp.array([1.0, -2.0])}}}
+  assert jax.tree.map(jnp.shape, Norm().init(KEY, jnp.zeros((1, 2)))) == (
+    jax.tree.map(jnp.shape, variables)
+  )
+  out = Norm().apply(variables, jnp.array([[5.0, 5.0]]))
+  np.testing.assert_array_equal(out, [[6, 3]])

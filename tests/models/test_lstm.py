@@ -23,12 +23,15 @@ def test_equals_numpy_loop():
   def sigmoid(z):
     return 1 / (1 + np.exp(-z))
 
-  def run(frames, d):
+  def run(frames, direction):
+    w_in, w_rec, bias = (
+      p[f"{direction}_{name}"]
+      for name in ("input_kernel", "recurrent_kernel", "bias")
+    )
     hidden = cell = np.zeros((3, HIDDEN))
     outputs = []
     for t in range(frames.shape[1]):
-      z = frames[:, t] @ p["input_kernel"][d] + p["bias"][d]
-      z = z + hidden @ p["recurrent_kernel"][d]
+      z = frames[:, t] @ w_in + hidden @ w_rec + bias
       i, f, g, o = np.split(z, 4, axis=1)
       cell = sigmoid(f) * cell + sigmoid(i) * np.tanh(g)
       hidden = sigmoid(o) * np.tanh(cell)
@@ -37,7 +40,7 @@ def test_equals_numpy_loop():
 
   frames = np.asarray(x)
   expected = np.concatenate(
-    [run(frames, 0), run(frames[:, ::-1], 1)[:, ::-1]], axis=2
+    [run(frames, "forward"), run(frames[:, ::-1], "backward")[:, ::-1]], axis=2
   )
   np.testing.assert_allclose(module.apply(variables, x), expected, atol=1e-6)
 
@@ -48,8 +51,12 @@ def test_equals_torch():
   peer = torch.nn.LSTM(CHANNELS, HIDDEN, batch_first=True, bidirectional=True)
   # Both order the gates i, f, g, o; torch has a second bias, of the hidden.
   with torch.no_grad():
-    for d, suffix in enumerate(("", "_reverse")):
-      p = {k: np.array(v[d]) for k, v in variables["params"].items()}
+    for direction, suffix in (("forward", ""), ("backward", "_reverse")):
+      p = {
+        name.removeprefix(f"{direction}_"): np.array(value)
+        for name, value in variables["params"].items()
+        if name.startswith(direction)
+      }
       for ours, theirs in (
         (p["input_kernel"].T, "weight_ih_l0"),
         (p["recurrent_kernel"].T, "weight_hh_l0"),
@@ -63,11 +70,45 @@ def test_equals_torch():
 
 def test_forget_gates_start_open_and_recurrence_orthogonal():
   _, variables, _ = _init()
-  bias = variables["params"]["bias"].reshape(2, 4, HIDDEN)
-  np.testing.assert_array_equal(bias[:, 1], 1)
-  np.testing.assert_array_equal(bias[:, 0], 0)
-  block = variables["params"]["recurrent_kernel"][0, :, :HIDDEN]
-  np.testing.assert_allclose(block @ block.T, jnp.eye(HIDDEN), atol=1e-5)
+  params = variables["params"]
+  blocks = []
+  for direction in lstm.DIRECTIONS:
+    bias = params[f"{direction}_bias"].reshape(4, HIDDEN)
+    np.testing.assert_array_equal(bias[1], 1)
+    np.testing.assert_array_equal(bias[jnp.array([0, 2, 3])], 0)
+    kernel = params[f"{direction}_recurrent_kernel"]
+    blocks += jnp.split(kernel, 4, axis=1)
+  for block in blocks:
+    np.testing.assert_allclose(block @ block.T, jnp.eye(HIDDEN), atol=1e-5)
+  # Each drawn by itself.
+  assert not any((a == b).any() for a in blocks for b in blocks if a is not b)
+
+
+def test_each_kernel_has_a_gate_row_for_its_last_axis():
+  _, variables, _ = _init()
+  assert jax.tree.map(jnp.shape, variables["params"]) == {
+    f"{direction}_{name}": shape
+    for direction in ("forward", "backward")
+    for name, shape in {
+      "input_kernel": (CHANNELS, 4 * HIDDEN),
+      "recurrent_kernel": (HIDDEN, 4 * HIDDEN),
+      "bias": (4 * HIDDEN,),
+    }.items()
+  }
+
+
+def test_backward_is_forward_on_reversed_frames():
+  module, variables, x = _init()
+  params = variables["params"]
+  swapped = {
+    f"{theirs}_{name}": params[f"{ours}_{name}"]
+    for ours, theirs in (("forward", "backward"), ("backward", "forward"))
+    for name in ("input_kernel", "recurrent_kernel", "bias")
+  }
+  there = module.apply(variables, x)
+  back = module.apply({"params": swapped}, x[:, ::-1])[:, ::-1]
+  back = jnp.roll(back, HIDDEN, axis=-1)
+  np.testing.assert_allclose(back, there, atol=1e-6)
 
 
 def test_bfloat16_keeps_its_dtype_and_stays_close():

@@ -192,3 +192,31 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path, value):
     store.save(state, 1, {})
   store.close()
   assert store.latest_step() is None
+
+
+def test_stages_have_folders_of_their_own(tmp_path):
+  for stage, value in (("first", 1.0), ("second", 2.0)):
+    store = checkpoints.Checkpoints(tmp_path, keep=2, stage=stage)
+    assert store.restore(make_state()) is None
+    assert store.directory == tmp_path / "checkpoints" / stage
+    store.save(make_state(value), 3, {}, score=value)
+    store.close()
+  for stage, value in (("first", 1.0), ("second", 2.0)):
+    store = checkpoints.Checkpoints(tmp_path, keep=2, stage=stage)
+    restored = store.restore(make_state())
+    store.close()
+    assert float(restored.state["params"]["w"][0, 0]) == value
+    assert (restored.step, store.best_step()) == (3, 3)
+
+
+def test_a_damaged_checkpoint_of_a_stage_is_set_aside_by_stage(tmp_path):
+  store = checkpoints.Checkpoints(tmp_path, keep=2, stage="signs")
+  store.save(make_state(1.0), 1, {})
+  store.save(make_state(2.0), 2, {})
+  store.close()
+  flip(largest(tmp_path / "checkpoints" / "signs" / "2"))
+  store = checkpoints.Checkpoints(tmp_path, keep=2, stage="signs")
+  with pytest.warns(checkpoints.DamagedCheckpointWarning, match="signs/2"):
+    assert store.restore(make_state()).step == 1
+  store.close()
+  assert (tmp_path / "rejected_checkpoints" / "signs" / "2").is_dir()

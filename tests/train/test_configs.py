@@ -39,6 +39,34 @@ def test_comments_become_help():
   }
 
 
+@dataclasses.dataclass(frozen=True)
+class Derived(Config):
+  # Of this one.
+  width: int = 4
+  # Other than above.
+  steps: int = 20
+  bare: int = 1
+
+
+class Plain(Derived):
+  """No dataclass of its own."""
+
+
+@pytest.mark.parametrize("cls", [Derived, Plain])
+def test_inherited_fields_keep_their_comments(cls):
+  found = configs.field_help(cls())
+  assert found == {
+    "seed": "Of the weights, and of the lines. Not negative.",
+    "steps": "Other than above.",
+    "name": "A word on # signs.",
+    "inner.blur": "Px.",
+    "inner.bare": "",
+    "width": "Of this one.",
+    "bare": "",
+  }
+  assert next(iter(found)) == "seed"  # In the order of the fields.
+
+
 def test_differences_name_both_values():
   stored = configs.as_dict(Config())
   given = configs.as_dict(Config(seed=3, inner=Inner(blur=1.0)))

@@ -81,6 +81,58 @@ def test_averages_are_what_is_evaluated(run):
   assert [line.reading for line in evaluator.rendered(moved, 16)] != before
 
 
+def test_rendered_lines_are_drawn_once_for_all_evaluators():
+  mesh, drawn = sharding.make_mesh(jax.devices()[:2]), []
+  levels = sharding.place(tiny.LEVELS, sharding.replicated(mesh))
+  rendered = evaluate.RenderedLines(tiny.sample, levels, mesh, batch_size=4)
+  draw = rendered._draw
+  rendered._draw = lambda *args: drawn.append(args[1]) or draw(*args)
+  assert [len(b.label) for b in rendered.batches(5)] == [4, 4]
+  assert [int(first) for first in drawn] == [0, 4]
+  few, more = rendered.batches(3), rendered.batches(9)
+  assert len(drawn) == 3 and len(few) == 1 and len(more) == 3
+  assert few[0] is more[0]
+  assert isinstance(more[0].image, np.ndarray)
+  assert len({x.image.tobytes() for x in more}) == 3
+  # The same whatever the batches.
+  whole = evaluate.RenderedLines(tiny.sample, levels, mesh, batch_size=8)
+  np.testing.assert_array_equal(
+    whole.batches(8)[0].image, np.concatenate([b.image for b in more[:2]])
+  )
+
+
+def test_batches_must_divide_by_the_devices():
+  mesh = sharding.make_mesh(jax.devices()[:4])
+  with pytest.raises(ValueError, match=r"batch_size=6 .* 4 devices"):
+    evaluate.RenderedLines(tiny.sample, tiny.LEVELS, mesh, batch_size=6)
+
+
+def test_what_is_judged_is_what_is_shipped(run):
+  state, evaluator = run
+  given = []
+
+  def deploy(params, collections):
+    given.append((params, collections))
+    turned = jax.tree.map(jnp.negative, params)
+    return {"params": turned, **collections}
+
+  mesh = sharding.make_mesh(jax.devices()[:4])
+  shipped = evaluate.Evaluator(
+    tiny.TinyModel(),
+    tiny.ALPHABET,
+    evaluator._rendered,
+    mesh,
+    deploy=deploy,
+  )
+  turned = state.replace(
+    ema_params=jax.tree.map(lambda p: -p, state.ema_params)
+  )
+  expected = [line.reading for line in evaluator.rendered(turned, 16)]
+  found = [line.reading for line in shipped.rendered(state, 16)]
+  assert found == expected
+  assert given == [(state.ema_params, state.ema_collections)]
+
+
 def real_lines(widths):
   rng = np.random.default_rng(0)
   items = tuple(

@@ -34,8 +34,9 @@ def history(workdir):
   ]
 
 
-def saved_steps(workdir):
-  return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir())
+def saved_steps(workdir, stage=""):
+  folder = workdir / "checkpoints" / stage
+  return sorted(int(p.name) for p in folder.iterdir())
 
 
 def test_what_is_written_when(straight):
@@ -173,3 +174,84 @@ def test_no_checkpoint_of_a_state_that_overflowed(mesh, tmp_path, monkeypatch):
   monkeypatch.setattr(checkpoints.Checkpoints, "save", refuse)
   with pytest.raises(interrupt.Diverged, match=r"params/w at step 4 .* no"):
     tiny.fit(tmp_path, mesh)
+
+
+FIRST, SECOND = 6, 7  # Steps of two stages; no evaluation falls within one.
+
+
+def train_stages(workdir, mesh, on_step=lambda stage, step: None):
+  earlier, states = 0, []
+  for stage, steps in (("first", FIRST), ("second", SECOND)):
+    states.append(
+      tiny.fit(
+        workdir,
+        mesh,
+        steps=steps,
+        stage=stage,
+        earlier_steps=earlier,
+        on_step=lambda step, stage=stage: on_step(stage, step),
+      )
+    )
+    earlier += steps
+  return jax.device_get(states)
+
+
+@pytest.fixture(scope="module", name="staged")
+def fixture_staged(mesh, tmp_path_factory):
+  """Workdir and last states of two stages that nothing disturbed."""
+  workdir = tmp_path_factory.mktemp("staged")
+  return workdir, train_stages(workdir, mesh)
+
+
+def test_stages_count_on_and_keep_apart(staged):
+  workdir, states = staged
+  # Each counts its own updates.
+  assert [int(state.step) for state in states] == [FIRST, SECOND]
+  steps = [s for s, name, _ in history(workdir) if name == "train/loss"]
+  # Of the first: 3, 4, 6; of the second the same, six later, and its last.
+  assert steps == [3, 4, 6, 6 + 3, 6 + 4, 6 + 6, 6 + 7]
+  evaluated = [s for s, n, _ in history(workdir) if n == "eval/line_accuracy"]
+  assert evaluated == [6, 13]
+  rates = {
+    s: v for s, name, v in history(workdir) if name == "train/learning_rate"
+  }
+  # The schedule begins anew.
+  assert rates[3] == pytest.approx(float(tiny.schedule(FIRST)(2)))
+  assert rates[9] == pytest.approx(float(tiny.schedule(SECOND)(2)))
+  for stage, last in (("first", FIRST), ("second", SECOND)):
+    assert saved_steps(workdir, stage)[-1] == last
+
+
+def test_finished_stages_are_neither_repeated_nor_forgotten(mesh, staged):
+  workdir, expected = staged
+  before = history(workdir)
+
+  def fail(stage, step):
+    raise AssertionError(f"step {step} of {stage} was repeated")
+
+  chex.assert_trees_all_equal(train_stages(workdir, mesh, fail), expected)
+  # Also not by the first stage, whose last step lies far behind.
+  assert history(workdir) == before
+
+
+def test_a_stop_in_a_later_stage_goes_on_bit_for_bit(mesh, staged, tmp_path):
+  def kill(stage, step):
+    if (stage, step) == ("second", 5):
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  with pytest.raises(interrupt.Interrupted, match="step 5, saved") as stop:
+    train_stages(tmp_path, mesh, kill)
+  assert str(tmp_path / "checkpoints" / "second") in str(stop.value)
+  seen = []
+  states = train_stages(tmp_path, mesh, lambda *at: seen.append(at))
+  assert seen == [("second", 6), ("second", 7)]
+  workdir, expected = staged
+  chex.assert_trees_all_equal(states, expected)
+  # The log point of the stop, 6 + 5, is there besides.
+  found = [entry for entry in history(tmp_path) if entry[0] != 11]
+  losses = [e for e in found if e[0] <= 10 or e[1].startswith("eval/")]
+  assert losses == [
+    e for e in history(workdir) if e[0] <= 10 or e[1].startswith("eval/")
+  ]
+  steps = [h[:2] for h in history(tmp_path)]
+  assert len(steps) == len(set(steps))

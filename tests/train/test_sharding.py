@@ -67,6 +67,91 @@ def test_each_device_draws_its_own_lines():
   assert seen[0].shard_shape((16, 8, 32, 1)) == (2, 8, 32, 1)
 
 
+def test_all_stages_draw_with_one_function():
+  mesh, traced = sharding.make_mesh(), []
+
+  def sample(assets, keys):
+    traced.append(keys)
+    return tiny.sample(assets, keys)
+
+  whole = sharding.replicated(mesh)
+  levels = sharding.place(tiny.LEVELS, whole)
+  seen = []
+  for factor in (1, 2):
+    # Two stages that learn in different ways.
+    step = sharding.shard_train_step(
+      lambda state, batch, key, f=factor: (
+        State(state.step + 1),
+        f * jnp.sum(batch.image),
+      ),
+      sample,
+      mesh,
+      batch_size=16,
+    )
+    state = sharding.place(State(step=np.int32(0)), whole)
+    for _ in range(2):
+      state, total = step(state, levels, jax.random.key(0))
+      seen.append(float(total) / factor)
+  assert len(traced) == 1
+  assert seen[:2] == seen[2:] and seen[0] != seen[1]
+  # Other sizes, other lines.
+  draw = sharding.shard_sample(sample, mesh, 16)
+  assert sharding.shard_sample(sample, mesh, 16) is draw
+  assert sharding.shard_sample(sample, mesh, 8) is not draw
+  batch = draw(levels, jax.random.key(0), jnp.array(0))
+  keys = sharding.line_keys(jax.random.key(0), jnp.array(0), 16)
+  np.testing.assert_allclose(
+    batch.image, tiny.sample(jnp.asarray(tiny.LEVELS), keys).image, atol=1e-6
+  )
+
+
+def test_noise_is_of_the_step_and_no_lines_key():
+  mesh = sharding.make_mesh()
+  step = sharding.shard_train_step(
+    lambda state, batch, key: (
+      State(state.step + 1),
+      jax.random.key_data(key),
+    ),
+    tiny.sample,
+    mesh,
+    batch_size=16,
+  )
+  key = jax.random.key(0)
+  levels = sharding.place(tiny.LEVELS, sharding.replicated(mesh))
+  state, noises = State(step=jnp.zeros((), jnp.int32)), []
+  for _ in range(2):
+    state, noise = step(state, levels, key)
+    noises.append(tuple(noise.tolist()))
+  lines = {
+    tuple(data.tolist())
+    for done in range(2)
+    for data in jax.random.key_data(sharding.line_keys(key, done, 16))
+  }
+  assert len({*noises} | lines) == 2 + 2 * 16
+
+
+def test_the_teacher_is_handed_to_the_step_and_kept():
+  mesh = sharding.make_mesh()
+  step = sharding.shard_train_step(
+    lambda state, batch, key, teacher=None: (
+      State(state.step + 1),
+      -1.0 if teacher is None else 2 * teacher["w"],
+    ),
+    tiny.sample,
+    mesh,
+    batch_size=16,
+  )
+  whole = sharding.replicated(mesh)
+  levels = sharding.place(tiny.LEVELS, whole)
+  teacher = sharding.place({"w": np.float32(3)}, whole)
+  state = State(step=jnp.zeros((), jnp.int32))
+  state, said = step(state, levels, jax.random.key(0), teacher)
+  assert float(said) == 6 and not teacher["w"].is_deleted()
+  _, said = step(state, levels, jax.random.key(0))
+  assert float(said) == -1
+  assert state.step.is_deleted()
+
+
 def test_lines_depend_on_their_place_and_step_only():
   key = jax.random.key(0)
   data = jax.random.key_data

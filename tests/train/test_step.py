@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from jaxocr.compress import rules
+from jaxocr.models import layers
 from jaxocr.train import objective
 from jaxocr.train import state as state_lib
 from jaxocr.train import step as step_lib
@@ -28,6 +29,15 @@ def make_step():
   return state, jax.jit(chex.assert_max_traces(train_step, n=1))
 
 
+def ctc(variables, batch, factor=1.0):
+  """The loss of a tiny model in training, without any step."""
+  logits, _ = tiny.TinyModel().apply(
+    variables, batch.image, train=True, mutable=["batch_stats"]
+  )
+  outputs = objective.Outputs(factor * logits, {})
+  return objective.ctc_objective(outputs, batch)[0]
+
+
 def make_batch(seed=0, count=4):
   keys = jax.random.split(jax.random.key(seed), count)
   return tiny.sample(jnp.asarray(tiny.LEVELS), keys)
@@ -39,13 +49,7 @@ def test_one_step_of_gradient_descent():
 
   @jax.jit
   def loss(params):
-    logits, _ = tiny.TinyModel().apply(
-      {"params": params, **state.collections},
-      batch.image,
-      train=True,
-      mutable=["batch_stats"],
-    )
-    return objective.ctc_objective(logits, batch)[0]
+    return ctc({"params": params, **state.collections}, batch)
 
   grads = jax.grad(loss)(state.params)
   new, metrics = train_step(state, batch, jax.random.key(1))
@@ -125,8 +129,10 @@ class HardeningModel(nn.Module):
     return (1 + hardness) * tiny.TinyModel()(image, train=train)
 
 
-@pytest.mark.parametrize("hardness", [0.0, 0.5, 1.0])
-def test_the_loss_sees_binary_kernels_as_hard_as_the_schedule_says(hardness):
+@pytest.mark.parametrize(
+  "hardness, signs", [(0.0, 1.0), (0.5, 0.25), (1.0, 0.0), (None, 1.0)]
+)
+def test_kernels_and_signs_are_as_hard_as_their_schedules_say(hardness, signs):
   model, tx, batch = HardeningModel(), optax.sgd(0.1), make_batch()
   state = state_lib.init_state(model, tx, jax.random.key(0), batch.image)
   train_step = step_lib.make_train_step(
@@ -135,9 +141,11 @@ def test_the_loss_sees_binary_kernels_as_hard_as_the_schedule_says(hardness):
     objective.ctc_objective,
     ema_decay=0.9,
     rules=rules.BINARY_KERNELS,
-    hardness=lambda step: hardness + 0.0 * step,
+    hardness=None if hardness is None else lambda step: hardness + 0.0 * step,
+    sign_hardness=lambda step: signs + 0.0 * step,
   )
   _, metrics = jax.jit(train_step)(state, batch, jax.random.key(1))
+  hardness = 1 if hardness is None else hardness
   # By hand: alpha is the mean magnitude of a column, the sign has no zero.
   inner = dict(state.params["TinyModel_0"])
   kernel = inner["binary_kernel"]
@@ -145,12 +153,79 @@ def test_the_loss_sees_binary_kernels_as_hard_as_the_schedule_says(hardness):
   hard = jnp.where(kernel >= 0, alpha, -alpha)
   inner["binary_kernel"] = hardness * hard + (1 - hardness) * kernel
   moments = state.collections["batch_stats"]["TinyModel_0"]
-  logits, _ = tiny.TinyModel().apply(
-    {"params": inner, "batch_stats": moments},
-    batch.image,
-    train=True,
-    mutable=["batch_stats"],
-  )
-  expected, _ = objective.ctc_objective((1 + hardness) * logits, batch)
+  variables = {"params": inner, "batch_stats": moments}
+  expected = ctc(variables, batch, factor=1 + signs)
   total, count = metrics["loss"]
-  assert float(total / count) == pytest.approx(float(expected), rel=1e-5)
+  assert float(total / count) == pytest.approx(float(expected), rel=1e-3)
+
+
+class TappedModel(nn.Module):
+  """A network that shows its input as a tap."""
+
+  @nn.compact
+  def __call__(self, image, *, train=False):
+    layers.tap(self, "image", image)
+    return tiny.TinyModel()(image, train=train)
+
+
+def test_the_teacher_is_asked_of_each_batch_and_is_no_part_of_the_state():
+  batch, asked = make_batch(), []
+
+  def teacher(variables, image):
+    # Through a parameter, whose gradient would show in `grad_norm`.
+    return objective.Outputs(variables["level"] * image, {"t": image})
+
+  def compare(outputs, batch, step, taught):
+    asked.append((outputs, taught))
+    loss = jnp.sum(outputs.taps["image"] * taught.logits)
+    loss = loss + 0.0 * jnp.sum(outputs.logits) + step
+    return loss, {"loss": (loss, jnp.ones(()))}
+
+  model, tx = TappedModel(), optax.sgd(0.1)
+  state = state_lib.init_state(model, tx, jax.random.key(0), batch.image)
+  train_step = jax.jit(
+    step_lib.make_train_step(model, tx, compare, ema_decay=0.9, teacher=teacher)
+  )
+  key = jax.random.key(1)
+  for done, level in ((0, 2.0), (1, 3.0)):
+    new, metrics = train_step(state, batch, key, {"level": jnp.array(level)})
+    expected = level * float(jnp.sum(batch.image**2)) + done
+    loss = float(metrics["loss"][0])
+    assert loss == pytest.approx(expected, rel=1e-5)
+    assert jax.tree.structure(new) == jax.tree.structure(state)
+    assert new.collections.keys() == {"batch_stats"}  # No taps.
+    state = new
+  (outputs, taught), *more = asked
+  assert not more  # Traced once for both teachers.
+  assert outputs.taps.keys() == {"image"}
+  assert taught.taps.keys() == {"t"}
+
+
+def test_latent_kernels_are_watched():
+  state, train_step = make_step()
+  kernel = state.params["binary_kernel"]
+  # The second channel is out of reach and says 1 in every frame; the others
+  # are drawn upwards, and across zero.
+  kernel = (kernel * -1e-4).at[:, 1].set(5.0)
+  state = state.replace(params=state.params | {"binary_kernel": kernel})
+  new, metrics = train_step(state, make_batch(), jax.random.key(1))
+  turned = jnp.sum((kernel >= 0) != (new.params["binary_kernel"] >= 0))
+  assert 0 < int(turned) < kernel.size
+  found = {k: [float(v) for v in metrics[k]] for k in metrics}
+  assert found["flip_ratio"] == [float(turned), kernel.size]
+  assert found["starved_share"] == [1, kernel.shape[1]]
+
+
+def test_without_latent_kernels_nothing_is_said_of_them():
+  class Plain(nn.Module):
+    @nn.compact
+    def __call__(self, image, *, train=False):
+      return nn.Dense(4)(image[:, :, ::4, 0].swapaxes(1, 2))
+
+  model, tx, batch = Plain(), optax.sgd(0.1), make_batch()
+  state = state_lib.init_state(model, tx, jax.random.key(0), batch.image)
+  train_step = step_lib.make_train_step(
+    model, tx, objective.ctc_objective, ema_decay=0.9
+  )
+  _, metrics = jax.eval_shape(train_step, state, batch, jax.random.key(1))
+  assert metrics.keys() == {"loss", "grad_norm", "finite"}

@@ -88,25 +88,34 @@ def make_run(mesh, *, steps=20, seed=0):
   whole = sharding.replicated(mesh)
   assets = sharding.place(LEVELS, whole)
 
-  def start():
-    init_key, run_key = jax.random.split(jax.random.key(seed))
-    image = jnp.zeros((1, HEIGHT, WIDTH, 1))
-    return state_lib.init_state(model, tx, init_key, image), run_key
+  init_key, run_key = jax.random.split(jax.random.key(seed))
 
-  state, key = jax.jit(start, out_shardings=whole)()
+  def start():
+    image = jnp.zeros((1, HEIGHT, WIDTH, 1))
+    return state_lib.init_state(model, tx, init_key, image)
+
+  state = jax.jit(start, out_shardings=whole)()
   train_step = step_lib.make_train_step(
     model, tx, objective.ctc_objective, ema_decay=0.9
   )
   train_step = sharding.shard_train_step(
     train_step, sample, mesh, batch_size=BATCH_SIZE
   )
-  evaluator = evaluate.Evaluator(
-    model, ALPHABET, sample, assets, mesh, batch_size=BATCH_SIZE
-  )
-  return state, lambda state: train_step(state, assets, key), evaluator
+  rendered = evaluate.RenderedLines(sample, assets, mesh, batch_size=BATCH_SIZE)
+  evaluator = evaluate.Evaluator(model, ALPHABET, rendered, mesh)
+  return state, lambda state: train_step(state, assets, run_key), evaluator
 
 
-def fit(workdir, mesh, *, steps=20, on_step=lambda step: None, spoil=None):
+def fit(
+  workdir,
+  mesh,
+  *,
+  steps=20,
+  on_step=lambda step: None,
+  spoil=None,
+  stage="",
+  earlier_steps=0,
+):
   """Trains in `workdir`; `spoil` is the step whose loss becomes NaN."""
   state, train_step, evaluator = make_run(mesh, steps=steps)
 
@@ -129,6 +138,8 @@ def fit(workdir, mesh, *, steps=20, on_step=lambda step: None, spoil=None):
       eval_every=10,
       checkpoint_every=4,
       keep_checkpoints=2,
+      stage=stage,
+      earlier_steps=earlier_steps,
     ),
     workdir=workdir,
     clock=clock_lib.Clock(),

@@ -1,0 +1,160 @@
+"""Which form a parameter takes: one frozen dataclass a form.
+
+A spec has `fake(parameter)`, the parameter as the shipped network computes with
+it and differentiable through a surrogate, and `pack(parameter)`, what is
+stored. Both start from the same codes, so that
+`spec.pack(p).dequantise() == spec.fake(p)` bit for bit.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxocr.compress import affine
+from jaxocr.compress import binarise
+from jaxocr.compress import dorefa
+from jaxocr.compress import packed
+from jaxocr.compress import ternarise
+
+
+@dataclasses.dataclass(frozen=True)
+class Float:
+  """Stays a float, perhaps a narrower one."""
+
+  # Of the stored values: float16, bfloat16 or float32; None: as it is.
+  storage: str | None = None
+
+  def fake(self, parameter: jax.Array) -> jax.Array:
+    if self.storage is None:
+      return parameter
+    return _through(parameter, self.storage)
+
+  def pack(self, parameter: jax.Array) -> packed.FloatTensor:
+    values = parameter
+    if self.storage is not None:
+      values = _narrow(parameter, self.storage)
+    return packed.FloatTensor(values, dtype=str(parameter.dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class Binary:
+  """One bit a weight and one scale per output channel, the mean magnitude."""
+
+  # Whether the scale's own gradient reaches the latent weights as well.
+  through_scale: bool = False
+  # Without scales a layer's BatchNorm has to restore the magnitude.
+  scaled: bool = True
+
+  def fake(self, parameter: jax.Array) -> jax.Array:
+    if not self.scaled:
+      return binarise.sign_ste(parameter)
+    if self.through_scale:
+      return binarise.binarise_kernel_through_scale(parameter)
+    return binarise.binarise_kernel(parameter)
+
+  def pack(self, parameter: jax.Array) -> packed.BitTensor:
+    codes, scale = binarise.binary_codes(parameter)
+    return packed.pack_bits(
+      codes > 0, scale if self.scaled else None, parameter.dtype
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Ternary:
+  """-1, 0 or +1 a weight, in two bits, and one scale per output channel."""
+
+  # Magnitude above which a weight is kept; None: 0.7 of the kernel's mean.
+  threshold: float | None = None
+
+  def fake(self, parameter: jax.Array) -> jax.Array:
+    return ternarise.ternarise_kernel(parameter, threshold=self.threshold)
+
+  def pack(self, parameter: jax.Array) -> packed.AffineTensor:
+    codes, scale = ternarise.ternary_codes(parameter, threshold=self.threshold)
+    return packed.pack_codes(
+      codes, scale, None, bits=2, lowest=-1, dtype=parameter.dtype
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DoReFa:
+  """2**bits levels of the tanh of a weight, within +-1, without a scale."""
+
+  bits: int
+
+  def fake(self, parameter: jax.Array) -> jax.Array:
+    return dorefa.dorefa_kernel(parameter, bits=self.bits)
+
+  def pack(self, parameter: jax.Array) -> packed.AffineTensor:
+    codes, scale, zero_point = dorefa.dorefa_codes(parameter, bits=self.bits)
+    return packed.pack_codes(
+      codes,
+      scale,
+      zero_point,
+      bits=self.bits,
+      lowest=0,
+      dtype=parameter.dtype,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Affine:
+  """Integers on an even grid over the parameter's range."""
+
+  # How codes are made: width, symmetry, rounding.
+  grid: affine.Grid = dataclasses.field(default_factory=affine.Grid)
+  # A scale for each of the last axis (an LSTM gate's row), or one for all.
+  per_channel: bool = True
+
+  def fake(self, parameter: jax.Array) -> jax.Array:
+    return affine.fake_quant_kernel(
+      parameter, self.grid, per_channel=self.per_channel
+    )
+
+  def pack(self, parameter: jax.Array) -> packed.AffineTensor:
+    codes, scale, zero_point = affine.kernel_codes(
+      parameter, self.grid, per_channel=self.per_channel
+    )
+    return packed.pack_codes(
+      codes,
+      scale,
+      None if self.grid.symmetric else zero_point,
+      bits=self.grid.bits,
+      lowest=self.grid.lowest,
+      dtype=parameter.dtype,
+    )
+
+
+# A new spec is added here, and rules, packing, bundles and summaries know it.
+Spec = Float | Binary | Ternary | DoReFa | Affine
+
+
+def as_json(rules) -> list:
+  """Rules for a file: [regex, kind of spec, its fields], first match first."""
+  return [
+    [pattern, type(spec).__name__, dataclasses.asdict(spec)]
+    for pattern, spec in rules
+  ]
+
+
+def _narrow(x, storage):
+  """In `storage`; what is too large for it becomes its largest value."""
+  limit = float(jnp.finfo(storage).max)
+  return jnp.clip(x.astype(jnp.float32), -limit, limit).astype(storage)
+
+
+@jax.custom_vjp
+def _straight(x, rounded):
+  return rounded
+
+
+_straight.defvjp(
+  lambda x, rounded: (rounded, None),
+  lambda _, cotangent: (cotangent, jnp.zeros_like(cotangent)),
+)
+
+
+def _through(x, storage):
+  """Rounded to `storage` and back; the gradient passes unchanged."""
+  return _straight(x, _narrow(x, storage).astype(x.dtype))

@@ -1,0 +1,59 @@
+"""BatchNorm folded into the kernel before it, as all that is shipped has it.
+
+In evaluation BatchNorm is y = gain * x + offset with gain = scale /
+sqrt(var + epsilon) and offset = bias - mean * gain, per channel. The gain goes
+into the kernel's last axis, and only the offset is left. Scaling an output
+channel commutes with every rule that has a scale per output channel: a sign is
+turned where the gain is negative, a code keeps its magnitude.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.traverse_util
+import jax.numpy as jnp
+
+from jaxocr.models import layers
+
+_SUFFIX = "_norm"
+PyTree = Any
+
+
+def fold(params: PyTree, collections: Mapping[str, PyTree]) -> PyTree:
+  """Parameters of the same model with `folded=True`, which has no moments.
+
+  Args:
+    params: Of a model whose norms are called NAME_norm beside the layer NAME
+      or its only kernel.
+    collections: With the moments in `batch_stats`.
+
+  Returns:
+    A new tree: kernels scaled, each norm's parameters replaced by `offset`.
+
+  Raises:
+    ValueError: A norm without a kernel before it.
+  """
+  flat = flax.traverse_util.flatten_dict(params)
+  moments = flax.traverse_util.flatten_dict(collections["batch_stats"])
+  for path in [p[:-1] for p in moments if p[-1] == "mean"]:
+    scale, bias = flat.pop((*path, "scale")), flat.pop((*path, "bias"))
+    mean, var = moments[*path, "mean"], moments[*path, "var"]
+    gain = scale / jnp.sqrt(var + layers.NORM_EPSILON)
+    kernel = _kernel_before(flat, path)
+    along = (1,) * (flat[kernel].ndim - 1) + gain.shape
+    flat[kernel] = flat[kernel] * gain.reshape(along)
+    flat[*path, "offset"] = bias - mean * gain
+  return flax.traverse_util.unflatten_dict(flat)
+
+
+def _kernel_before(flat, norm: tuple[str, ...]) -> tuple[str, ...]:
+  layer = (*norm[:-1], norm[-1].removesuffix(_SUFFIX))
+  kernels = [
+    path for path in flat if path[:-1] == layer and path[-1].endswith("kernel")
+  ]
+  if len(kernels) != 1 or not norm[-1].endswith(_SUFFIX):
+    raise ValueError(
+      f"{'/'.join(norm)} follows {len(kernels)} kernels; a norm that can be "
+      f"folded is called NAME{_SUFFIX} beside a layer NAME of one kernel"
+    )
+  return kernels[0]

@@ -1,0 +1,95 @@
+"""The float recogniser's run, and its file as a teacher."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import bnn_crnn
+from experiments import crnn
+from jaxocr import reader
+from jaxocr.compress import packed
+from jaxocr.export import bundle
+from jaxocr.train import text_run
+
+TINY = crnn.Config(
+  steps=2,
+  warmup_steps=1,
+  batch_size=8,
+  width=64,
+  max_length=8,
+  stem_channels=4,
+  projection=8,
+  hidden=8,
+  eval_lines=12,
+  progress_lines=8,
+  log_every=1,
+)
+
+
+@pytest.mark.slow
+def test_two_steps_leave_a_teacher(tmp_path, monkeypatch):
+  ends = []
+  train = text_run.TextRun.train
+
+  def watched(*args, **more):
+    ends.append(train(*args, **more))
+    return ends[-1]
+
+  monkeypatch.setattr(text_run.TextRun, "train", watched)
+  report = crnn.run(TINY, tmp_path)
+  assert json.loads((tmp_path / "report.json").read_text())["finished"]
+  assert report["lines"] == 12 and report["steps"] == 2
+  path = tmp_path / "model.safetensors"
+  assert report["bytes"] == path.stat().st_size
+  assert (tmp_path / "checkpoints" / "float" / "2").is_dir()
+  # With its moments and in full, so that training can go on from it.
+  found = bundle.load_bundle(path)
+  assert not found.meta["architecture"]["folded"]
+  weights = text_run.load_weights(found)
+  for ours, theirs in (
+    (weights.params, ends[0].params),
+    (weights.collections, ends[0].collections),
+  ):
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+  leaves = jax.tree.leaves(found.params, is_leaf=packed.is_packed)
+  assert {leaf.form for leaf in leaves} == {"float32"}
+  assert sum(leaf.nbytes for leaf in leaves) == 4 * report["parameters"]
+  # The binary network of the same sizes may learn from it; others may not.
+  student = bnn_crnn.Config(
+    **{
+      field.name: getattr(TINY, field.name)
+      for field in dataclasses.fields(TINY)
+      if field.name not in ("steps", "backbone")
+    },
+    teacher=str(tmp_path),
+  )
+  student.validate()
+  with pytest.raises(ValueError, match="hidden is 8, wanted 16"):
+    dataclasses.replace(student, hidden=16).validate()
+  # And it is read as it is.
+  blank = np.full((32, 60), 200, np.uint8)
+  (read,) = reader.Reader.load(tmp_path).read([blank])
+  assert not isinstance(read, reader.ReadError)
+
+
+def test_the_defaults_are_valid_and_so_is_the_tiny_one():
+  crnn.Config().validate()
+  TINY.validate()
+  dataclasses.replace(TINY, backbone="mobilenet").validate()
+
+
+@pytest.mark.parametrize(
+  "change, text",
+  [
+    ({"backbone": "vgg"}, "backbone='vgg'; it must be one of"),
+    ({"steps": 1}, "steps=1; it must be above 1"),
+    ({"warmup_steps": 2}, "warmup_steps=2; it must be below steps=2"),
+    ({"width": 66}, "width=66; it must be a positive multiple of 4"),
+  ],
+)
+def test_what_cannot_work_is_refused_up_front(change, text):
+  with pytest.raises(ValueError, match=text):
+    dataclasses.replace(TINY, **change).validate()
