@@ -67,15 +67,6 @@ _BLOCKS = tuple(exit for _, exit in bnn_crnn.FSP_PAIRS)
 _INT8 = specs.Affine(affine.Grid(bits=8))
 GRID = (
   Cell("base"),
-  Cell("weights_through_scale", weights=specs.Binary(through_scale=True)),
-  Cell("weights_ternary", weights=specs.Ternary()),
-  Cell("weights_dorefa2", weights=specs.DoReFa(bits=2)),
-  Cell("weights_float", weights=_FLOAT),
-  Cell("features_float", binary_activations=False),
-  Cell("sign_hard_approx", soft_start=False),
-  Cell("sign_hard_ste", soft_start=False, sign="ste"),
-  Cell("sign_hard_swish", soft_start=False, sign="swish"),
-  Cell("stages_two", stages="two"),
   Cell("distil_none", distillation=None),
   Cell("distil_fsp", distillation=distil.Distillation(fsp=1.0, **_FSP)),
   Cell(
@@ -100,6 +91,15 @@ GRID = (
   Cell("bilstm_int8", bilstm=_INT8),
   Cell("bilstm_ternary", bilstm=specs.Ternary()),
   Cell("bilstm_binary", bilstm=_BINARY),
+  Cell("stages_two", stages="two"),
+  Cell("features_float", binary_activations=False),
+  Cell("weights_float", weights=_FLOAT),
+  Cell("weights_ternary", weights=specs.Ternary()),
+  Cell("weights_dorefa2", weights=specs.DoReFa(bits=2)),
+  Cell("weights_through_scale", weights=specs.Binary(through_scale=True)),
+  Cell("sign_hard_approx", soft_start=False),
+  Cell("sign_hard_ste", soft_start=False, sign="ste"),
+  Cell("sign_hard_swish", soft_start=False, sign="swish"),
 )
 
 

@@ -5,8 +5,8 @@
 Two cores: LATER.
 
 Stages, each from the averages of the one before: the float teacher (shipped,
-or trained first) -> features become signs -> weights become signs -> both
-taught with FSP matrices and logits -> int8 for the BiLSTM, the head and the
+or trained first) -> features become signs -> weights become signs, both taught
+by its logits -> FSP matrices besides -> int8 for the BiLSTM, the head and the
 stem -> packed. Evaluations within a stage use hard signs, so they read little
 while these are still soft.
 
@@ -48,13 +48,14 @@ class Config(text_config.TextConfig):
   # Updates of a teacher that is trained first.
   teacher_steps: int = 8000
 
-  # Updates of the student, over its four stages. Its features become signs,
+  # Updates of the student, over its four stages.
   steps: int = 7000
-  # then its weights, by CTC alone,
+  # Share of the first stage, in which features become signs.
   signs_share: float = 0.2
-  # then it is taught for what is left,
+  # Share of the second, in which weights become signs; the third, with FSP, has
+  # what is left.
   binary_share: float = 0.3
-  # and settles with int8 for the rest.
+  # Share of the last, which settles with int8 for what is not binary.
   int8_share: float = 0.1
   # Peak of the int8 stage's rate, which only settles what is there.
   int8_learning_rate: float = 5e-4
@@ -86,7 +87,7 @@ class Config(text_config.TextConfig):
         f"{', '.join(_SHARES)} add up to 1 or more; leave some of the steps "
         "for the stage that is taught"
       )
-    make_distillation(self).validate()
+    make_distillation(self, fsp=True).validate()
     if self.teacher:
       alphabet = alphabet_lib.load_alphabet(self.alphabet)
       fault = _misfit(load_teacher(self.teacher), self, alphabet)
@@ -94,47 +95,50 @@ class Config(text_config.TextConfig):
         raise ValueError(f"teacher={self.teacher}: {fault}")
 
 
-def make_distillation(config: Config) -> distil.Distillation:
-  """What the teacher adds."""
+def make_distillation(config: Config, *, fsp: bool) -> distil.Distillation:
+  """What the teacher adds, with FSP matrices or logits alone."""
   return distil.Distillation(
     logit=config.logit,
-    fsp=config.fsp,
+    fsp=config.fsp if fsp else 0.0,
     temperature=config.temperature,
     pairs=FSP_PAIRS,
   )
 
 
 def make_stages(config: Config) -> tuple[stages.Stage, ...]:
-  """The student's: features, weights, teaching, the rest."""
+  """The student's: features, weights, FSP, the rest."""
   signs, binary, int8 = (
     round(getattr(config, name) * config.steps) for name in _SHARES
   )
-  taught = dict(
-    distillation=make_distillation(config), fade_teacher=config.fade_teacher
+  logits, both = (make_distillation(config, fsp=on) for on in (False, True))
+  shared = dict(
+    learning_rate=config.learning_rate, fade_teacher=config.fade_teacher
   )
-  rate = dict(learning_rate=config.learning_rate)
   return (
-    stages.Stage("signs", signs, harden_signs=0.6, **taught, **rate),
+    stages.Stage(
+      "signs", signs, harden_signs=0.6, distillation=logits, **shared
+    ),
     stages.Stage(
       "binary",
       binary,
       rules=rules_lib.BINARY_KERNELS,
       harden_weights=0.4,
-      **rate,
+      distillation=logits,
+      **shared,
     ),
     stages.Stage(
       "binary_fsp",
       config.steps - signs - binary - int8,
       rules=rules_lib.BINARY_KERNELS,
-      **taught,
-      **rate,
+      distillation=both,
+      **shared,
     ),
     stages.Stage(
       "int8",
       int8,
-      learning_rate=config.int8_learning_rate,
       rules=rules_lib.BINARY_SHIPPED,
-      **taught,
+      distillation=both,
+      **{**shared, "learning_rate": config.int8_learning_rate},
     ),
   )
 

@@ -6,6 +6,7 @@ and each shape compiles once. Decoding is that of the reader: `text.ctc`.
 
 import collections
 from collections.abc import Callable, Sequence
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -131,9 +132,10 @@ class Evaluator:
       read = self._read_batch(variables, batch.image)
       for row, index in enumerate(indices):
         line = lines.items[index]
-        results[index] = self._result(
+        result = self._result(
           line.pixels, line.label, *(r[row] for r in read), "real"
         )
+        results[index] = dataclasses.replace(result, path=line.path)
     return results
 
   def _variables(self, state):

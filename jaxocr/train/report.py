@@ -1,4 +1,4 @@
-"""What a finished run leaves for a person: report.json and report.html.
+"""What a finished run leaves: report.json, report.html, predictions.tsv.
 
 report.json holds the figures, the config and the hardware, for programs and for
 comparing runs. report.html shows the same beside the learning curves and the
@@ -7,6 +7,8 @@ together in report_page.py from what is worked out here.
 """
 
 from collections.abc import Mapping, Sequence
+import csv
+import io
 import json
 import math
 import os
@@ -18,6 +20,7 @@ from jaxocr.train import report_page
 
 REPORT_FILE = "report.json"
 PAGE_FILE = "report.html"
+PREDICTIONS_FILE = "predictions.tsv"
 REQUIRED = (
   "line_accuracy",
   "cer",
@@ -44,7 +47,10 @@ def write_report(
   history: Sequence[Mapping],
   lines: Sequence[report_lines.LineResult],
 ) -> pathlib.Path:
-  """Writes report.json and report.html, each aside and then renamed.
+  """Writes the report's files, each aside and then renamed.
+
+  predictions.tsv holds the lines that have a path (real ones): path, truth,
+  reading, confidence.
 
   Args:
     workdir: The run's folder.
@@ -76,6 +82,7 @@ def write_report(
     worst={s: report_lines.worst_lines(of) for s, of in by_source.items()},
     confusions=report_lines.confusions(lines),
   )
+  _write(workdir / PREDICTIONS_FILE, _predictions(lines))
   text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
   _write(workdir / PAGE_FILE, page)
   # The JSON comes last: where it exists, the run has its whole report.
@@ -98,6 +105,19 @@ def _check(report: Mapping, lines: Sequence[report_lines.LineResult]) -> None:
         f"a line has source={line.source!r}; it must be one of"
         f" {', '.join(report_lines.SOURCES)}"
       )
+
+
+def _predictions(lines: Sequence[report_lines.LineResult]) -> str:
+  text = io.StringIO()
+  rows = csv.writer(text, dialect="excel-tab", lineterminator="\n")
+  rows.writerow(("path", "truth", "read", "confidence"))
+  for line in lines:
+    if line.path:
+      reading = line.reading
+      rows.writerow(
+        (line.path, line.truth, reading.text, f"{reading.confidence:.6f}")
+      )
+  return text.getvalue()
 
 
 def _plain(value):

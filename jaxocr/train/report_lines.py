@@ -19,6 +19,7 @@ class LineResult:
   truth: str
   reading: ctc.Reading  # x ranges in pixels of `image`.
   source: str  # One of SOURCES.
+  path: str = ""  # Of the image, as its label file writes it.
 
 
 @dataclasses.dataclass(frozen=True)

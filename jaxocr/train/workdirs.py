@@ -25,6 +25,7 @@ CONFIG_FILE = "config.json"
 CONTENTS = (
   report_lib.REPORT_FILE,
   report_lib.PAGE_FILE,
+  report_lib.PREDICTIONS_FILE,
   bundle.BUNDLE_NAME,
   "checkpoints",
   "rejected_checkpoints",

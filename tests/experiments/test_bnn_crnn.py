@@ -38,7 +38,7 @@ TINY = bnn_crnn.Config(
   log_every=1,
   checkpoint_every=2,
 )
-# Of each stage: 0.35 and 0.5 of ten, and what is left.
+# Of each stage: 0.2, 0.3 and 0.1 of ten, and what is left to be taught.
 STEPS = {"float": 2, "signs": 2, "binary": 3, "binary_fsp": 4, "int8": 1}
 VARIANTS = ["float", "binary", "binary_fsp", "packed"]
 
@@ -246,22 +246,25 @@ def test_one_device_and_eight_learn_alike(tmp_path, backbone):
       rules=rules.BINARY_KERNELS,
       harden_signs=1.0,
       harden_weights=1.0,
-      distillation=bnn_crnn.make_distillation(TINY),
+      distillation=bnn_crnn.make_distillation(TINY, fsp=True),
     )
   assets, sample = text_run.make_source(TINY, alphabet, tmp_path)
   losses, moments = [], []
   for devices in (jax.devices()[:1], jax.devices()):
     mesh = sharding.make_mesh(devices)
-    state, step = text_run.make_step(
+    begin, step = text_run.make_step(
       TINY, stage, architecture, sample, mesh, teacher=twin
     )
+    state, moved = begin(None)
+    assert moved == []
     whole = sharding.replicated(mesh)
     placed = sharding.place(assets, whole)
     teacher = None
     if twin:
       start = text_run.Weights(state.params, state.collections)
       # Not the state's own buffers, which are donated.
-      teacher = sharding.place(text_run.variables(start), whole)
+      teacher = jax.tree.map(np.array, text_run.variables(start))
+      teacher = sharding.place(teacher, whole)
     key = jax.random.key(0)
     state, metrics = step(state, placed, key, teacher)
     # Later Adam makes steps of one size out of rounding errors near zero.
@@ -289,17 +292,18 @@ def test_stages():
   assert stages.starts(plan) == {
     "signs": None,
     "binary": "signs",
-    "binary_fsp": "signs",
+    "binary_fsp": "binary",
     "int8": "binary_fsp",
   }
-  # The two differ in their teacher only.
-  _, alone, taught, _ = plan
-  assert alone.distillation is None
-  assert taught == dataclasses.replace(
-    alone,
-    name="binary_fsp",
-    distillation=bnn_crnn.make_distillation(TINY),
-  )
+  teachers = [stage.distillation for stage in plan]
+  assert [bool(teacher.fsp) for teacher in teachers] == [0, 0, 1, 1]
+  assert all(teacher.logit for teacher in teachers)
+  # What has become a sign stays one.
+  signs, binary, *later = plan
+  assert signs.harden_signs and not signs.harden_weights
+  assert binary.harden_weights and not binary.harden_signs
+  for stage in later:
+    assert stage.harden_signs == stage.harden_weights == 0
 
 
 def test_the_defaults_are_valid_and_so_is_the_tiny_one():
