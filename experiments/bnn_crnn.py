@@ -42,6 +42,12 @@ _SHARES = ("signs_share", "binary_share", "int8_share")
 class Config(text_config.TextConfig):
   """Everything that a run depends on."""
 
+  # Px. Three in four real numeric lines are no wider at height 32; longer ones
+  # are read as well, the teacher knows them.
+  width: int = 96
+  # Longest label: 12 px a character, as little as in real lines.
+  max_length: int = 8
+
   # A run or file of `--experiment=crnn`. Empty: the shipped one where it has
   # the same alphabet and sizes, else one that is trained first.
   teacher: str = ""
@@ -49,7 +55,7 @@ class Config(text_config.TextConfig):
   teacher_steps: int = 8000
 
   # Updates of the student, over its four stages.
-  steps: int = 7000
+  steps: int = 5000
   # Share of the first stage, in which features become signs.
   signs_share: float = 0.2
   # Share of the second, in which weights become signs; the third, with FSP, has
@@ -137,7 +143,7 @@ def make_stages(config: Config) -> tuple[stages.Stage, ...]:
       "int8",
       int8,
       rules=rules_lib.BINARY_SHIPPED,
-      distillation=both,
+      distillation=logits,
       **{**shared, "learning_rate": config.int8_learning_rate},
     ),
   )

@@ -96,7 +96,8 @@ def fake(
   """
 
   def form(spec, parameter):
-    return _mix(parameter, spec.fake(parameter), hardness)
+    formed = spec.fake(parameter)
+    return formed if formed is parameter else _mix(parameter, formed, hardness)
 
   return jax.tree.map(form, match(params, rules), params, is_leaf=_is_spec)
 

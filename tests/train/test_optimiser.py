@@ -40,9 +40,13 @@ def test_each_parameter_of_the_network_has_its_group():
   }
   assert groups["backbone"]["stem"]["kernel"] == "decay"
   assert groups["bilstm"] == {
-    "bias": "plain",
-    "input_kernel": "decay",
-    "recurrent_kernel": "decay",
+    f"{direction}_{name}": group
+    for direction in ("forward", "backward")
+    for name, group in {
+      "bias": "plain",
+      "input_kernel": "decay",
+      "recurrent_kernel": "decay",
+    }.items()
   }
   assert set(jax.tree.leaves(groups["backbone"]["stem_norm"])) == {"plain"}
   assert groups["head"] == {"bias": "plain", "kernel": "decay"}

@@ -1,4 +1,6 @@
 import base64
+import csv
+import dataclasses
 from html import parser
 import io
 import json
@@ -138,9 +140,32 @@ def test_json_holds_the_figures_as_plain_numbers(tmp_path):
     "widths": [64, [0, 1]],
   }
   assert sorted(p.name for p in tmp_path.iterdir()) == [
+    "predictions.tsv",
     "report.html",
     "report.json",
   ]
+
+
+def test_predictions_of_lines_that_have_a_path(tmp_path):
+  lines = [
+    _line("1", "2"),
+    dataclasses.replace(
+      _line("1,5", "1 5", source="real", confidence=0.5), path="a/b.png"
+    ),
+    # What would break a row of plain text.
+    dataclasses.replace(_line('2"', "\t", source="real"), path="c.png"),
+  ]
+  _page(tmp_path, lines, real=REAL)
+  with (tmp_path / "predictions.tsv").open(
+    newline="", encoding="utf-8"
+  ) as file:
+    rows = list(csv.reader(file, dialect="excel-tab"))
+  assert rows[0] == ["path", "truth", "read", "confidence"]
+  assert [row[:3] for row in rows[1:]] == [
+    ["a/b.png", "1,5", "1 5"],
+    ["c.png", '2"', "\t"],
+  ]
+  assert float(rows[1][3]) == 0.5**3
 
 
 def test_missing_figures_are_named(tmp_path):
