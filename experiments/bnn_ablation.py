@@ -159,7 +159,6 @@ def make_stages(cell: Cell, config: Config) -> tuple[stages.Stage, ...]:
     config.steps,
     learning_rate=config.learning_rate,
     rules=make_rules(cell),
-    binary_activations=cell.binary_activations,
     harden_signs=soft,
     harden_weights=soft,
     distillation=cell.distillation,

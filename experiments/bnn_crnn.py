@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 
+from experiments import crnn
 from jaxocr import zoo
 from jaxocr.compress import distil
 from jaxocr.compress import rules as rules_lib
@@ -88,7 +89,13 @@ class Config(text_config.TextConfig):
         ("int8_learning_rate", "above 0", lambda v: v > 0),
       ],
     )
-    if sum(getattr(self, name) for name in _SHARES) >= 1:
+    shares = [getattr(self, name) for name in _SHARES]
+    if min(round(share * self.steps) for share in shares) < 1:
+      raise ValueError(
+        f"steps={self.steps} leaves a stage without any; each of "
+        f"{', '.join(_SHARES)} times steps must be 1 or more"
+      )
+    if round(sum(shares) * self.steps) >= self.steps:
       raise ValueError(
         f"{', '.join(_SHARES)} add up to 1 or more; leave some of the steps "
         "for the stage that is taught"
@@ -228,26 +235,15 @@ def get_teacher(
   fault = _misfit(found, config, run.alphabet)
   if not fault:
     run.say(f"teacher {path}, {found.meta['content_hash'][:12]}")
-    origin = {"path": str(path), "hash": found.meta["content_hash"]}
-    return text_run.load_weights(found), origin
+    return text_run.load_weights(found), _origin(path, found)
   run.say(f"no shipped teacher fits ({fault}); training one first")
   weights = run.train(
-    stages.Stage(
-      "float",
-      config.teacher_steps,
-      learning_rate=config.learning_rate,
-      binary_activations=False,
-    ),
-    twin,
+    crnn.float_stage(config.teacher_steps, config.learning_rate), twin
   )
   text_run.save(
     own, weights, twin, None, run.alphabet, {"steps": config.teacher_steps}
   )
-  origin = {
-    "path": str(own),
-    "hash": bundle.load_bundle(own).meta["content_hash"],
-  }
-  return weights, origin
+  return weights, _origin(own, bundle.load_bundle(own))
 
 
 def sizes(weights: text_run.Weights, rules: rules_lib.Rules) -> dict:
@@ -286,6 +282,14 @@ def row(variant: dict) -> str:
   if "real" in variant:
     text += f", real {variant['real']['line_accuracy']:.3f}"
   return text
+
+
+def _origin(path, found: bundle.Bundle) -> dict[str, str]:
+  """Which teacher it was, wherever it lay."""
+  return {
+    "file": os.path.basename(path),
+    "hash": found.meta["content_hash"],
+  }
 
 
 def _misfit(found, config, alphabet) -> str:

@@ -73,6 +73,4 @@ def run(config: Config, workdir: str | os.PathLike) -> dict:
 
 def float_stage(steps: int, learning_rate: float) -> stages.Stage:
   """Everything in full precision."""
-  return stages.Stage(
-    "float", steps, learning_rate=learning_rate, binary_activations=False
-  )
+  return stages.Stage("float", steps, learning_rate=learning_rate)

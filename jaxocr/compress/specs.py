@@ -9,6 +9,7 @@ stored. Both start from the same codes, so that
 import dataclasses
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from jaxocr.compress import affine
@@ -157,4 +158,6 @@ _straight.defvjp(
 
 def _through(x, storage):
   """Rounded to `storage` and back; the gradient passes unchanged."""
-  return _straight(x, _narrow(x, storage).astype(x.dtype))
+  # XLA may else drop the two conversions where it is free to compute in more.
+  narrow = lax.optimization_barrier(_narrow(x, storage))
+  return _straight(x, narrow.astype(x.dtype))

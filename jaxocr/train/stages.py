@@ -26,9 +26,7 @@ class Stage:
   learning_rate: float
   # How the network sees its weights.
   rules: rules_lib.Rules = rules_lib.ALL_FLOAT
-  # Whether the features of the backbone are signs.
-  binary_activations: bool = True
-  # Share of the steps in which these signs harden; 0: they are hard.
+  # Share of the steps in which the features' signs harden; 0: they are hard.
   harden_signs: float = 0.0
   # Share of the steps in which the weights take their form; 0: they have it.
   harden_weights: float = 0.0
