@@ -29,7 +29,7 @@ _INTERRUPTED, _BROKEN_PIPE = 130, 141  # As a shell reports these signals.
 _READ_AT_ONCE = 256
 # Rendered lines are as experiments train on: this wide, and as wide for each
 # character that a label may have.
-_LINE_PX = 128
+_LINE_PX = 96
 _CHARACTER_PX = 12
 # Multiply-accumulates are told for a line of this width.
 _INFO_PX = 128
