@@ -27,7 +27,7 @@ _INTERRUPTED, _BROKEN_PIPE = 130, 141  # As a shell reports these signals.
 
 # Images read before their texts are printed: many, to fill batches.
 _READ_AT_ONCE = 256
-# Rendered lines are as experiments train on: this wide, and as wide for each
+# Rendered lines are as bnn_crnn trains on: this wide, and as wide for each
 # character that a label may have.
 _LINE_PX = 96
 _CHARACTER_PX = 12

@@ -3,7 +3,9 @@
 A spec has `fake(parameter)`, the parameter as the shipped network computes with
 it and differentiable through a surrogate, and `pack(parameter)`, what is
 stored. Both start from the same codes, so that
-`spec.pack(p).dequantise() == spec.fake(p)` bit for bit.
+`spec.pack(p).dequantise() == spec.fake(p)` bit for bit. `folds` tells whether
+scaling an output channel before or after makes no difference, as folding a
+BatchNorm's gain into a kernel asks for.
 """
 
 import dataclasses
@@ -26,6 +28,10 @@ class Float:
   # Of the stored values: float16, bfloat16 or float32; None: as it is.
   storage: str | None = None
 
+  @property
+  def folds(self) -> bool:
+    return True
+
   def fake(self, parameter: jax.Array) -> jax.Array:
     if self.storage is None:
       return parameter
@@ -46,6 +52,10 @@ class Binary:
   through_scale: bool = False
   # Without scales a layer's BatchNorm has to restore the magnitude.
   scaled: bool = True
+
+  @property
+  def folds(self) -> bool:
+    return self.scaled
 
   def fake(self, parameter: jax.Array) -> jax.Array:
     if not self.scaled:
@@ -68,6 +78,10 @@ class Ternary:
   # Magnitude above which a weight is kept; None: 0.7 of the kernel's mean.
   threshold: float | None = None
 
+  @property
+  def folds(self) -> bool:
+    return False  # The threshold is the whole kernel's.
+
   def fake(self, parameter: jax.Array) -> jax.Array:
     return ternarise.ternarise_kernel(parameter, threshold=self.threshold)
 
@@ -83,6 +97,10 @@ class DoReFa:
   """2**bits levels of the tanh of a weight, within +-1, without a scale."""
 
   bits: int
+
+  @property
+  def folds(self) -> bool:
+    return False  # The largest weight is the whole kernel's.
 
   def fake(self, parameter: jax.Array) -> jax.Array:
     return dorefa.dorefa_kernel(parameter, bits=self.bits)
@@ -107,6 +125,10 @@ class Affine:
   grid: affine.Grid = dataclasses.field(default_factory=affine.Grid)
   # A scale for each of the last axis (an LSTM gate's row), or one for all.
   per_channel: bool = True
+
+  @property
+  def folds(self) -> bool:
+    return self.per_channel and self.grid.symmetric
 
   def fake(self, parameter: jax.Array) -> jax.Array:
     return affine.fake_quant_kernel(

@@ -3,8 +3,8 @@
 In evaluation BatchNorm is y = gain * x + offset with gain = scale /
 sqrt(var + epsilon) and offset = bias - mean * gain, per channel. The gain goes
 into the kernel's last axis, and only the offset is left. Scaling an output
-channel commutes with every rule that has a scale per output channel: a sign is
-turned where the gain is negative, a code keeps its magnitude.
+channel commutes with the specs that say so (`folds`): a sign is turned where
+the gain is negative, a code keeps its magnitude.
 """
 
 from collections.abc import Mapping

@@ -227,7 +227,7 @@ class TextRun:
 
   def _evaluator(self, architecture, rules) -> evaluate.Evaluator:
     """Of a network and form; what is compiled serves all its weights."""
-    architecture = {**architecture, "folded": True}
+    architecture = {**architecture, "folded": folds(rules)}
     key = (rules, *architecture.items())
     if key not in self._compiled:
       self._compiled[key] = evaluate.Evaluator(
@@ -269,13 +269,24 @@ def variables(weights: Weights) -> dict:
 
 
 def make_deploy(rules: rules_lib.Rules) -> Callable[..., dict]:
-  """(params, collections) -> variables of the folded model, as shipped."""
+  """(params, collections) -> variables of the model as it is shipped.
+
+  Folded, but for rules that do not commute with it; these stay a study.
+  """
 
   def deploy(params, collections):
-    packed = pack_folded(params, collections, rules)
+    if not folds(rules):
+      packed = rules_lib.pack(params, rules)
+      return {"params": rules_lib.unpack(packed), **collections}
+    packed = jax.device_get(pack_folded(params, collections, rules))
     return {"params": rules_lib.unpack(packed), **_kept(collections)}
 
   return deploy
+
+
+def folds(rules: rules_lib.Rules) -> bool:
+  """Whether BatchNorm may go into the kernels that `rules` compress."""
+  return all(spec.folds for _, spec in rules)
 
 
 def _kept(collections) -> dict:
@@ -437,6 +448,11 @@ def save(
     params = rules_lib.pack(weights.params, rules_lib.ALL_FLOAT)
     collections, folded = weights.collections, False
   else:
+    if not folds(rules):
+      raise ValueError(
+        f"rules {rules} hold a spec that BatchNorm cannot be folded with; ship "
+        "Binary, Affine (per channel, symmetric) or Float"
+      )
     params = pack_folded(weights.params, weights.collections, rules)
     collections, folded = _kept(weights.collections), True
   params = jax.device_get(params)
