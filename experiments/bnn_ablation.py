@@ -203,16 +203,21 @@ def run(config: Config, workdir: str | os.PathLike) -> dict:
   """Runs the cells that are not done, writes the table; returns the report."""
   run = text_run.TextRun(config, workdir)
   twin, student = bnn_crnn.architectures(config, run.alphabet)
-  found = bnn_crnn.load_teacher(config.teacher or zoo.path("numeric-float"))
+  path = config.teacher or zoo.path("numeric-float")
+  found = bnn_crnn.load_teacher(path)
+  origin = bnn_crnn.hold_teacher(run, path, found)
   teacher = text_run.load_weights(found)
   lines, scores = run.judge(teacher, twin, rules_lib.ALL_FLOAT)
   run.say(f"teacher: line accuracy {scores['line_accuracy']:.3f}")
   rows = []
-  for cell in chosen(config):
+  wanted = chosen(config)
+  for cell in GRID:
     results = [
-      _result(cell, seed, config, run, student, (twin, teacher))
+      _result(cell, seed, config, run, student, (twin, teacher), cell in wanted)
       for seed in range(config.seed, config.seed + config.seeds)
     ]
+    if None in results:
+      continue  # Neither asked for nor done earlier.
     rows.append({"name": cell.name, **spread(results)})
     run.say(row(rows[-1]))
   figures = {
@@ -220,7 +225,7 @@ def run(config: Config, workdir: str | os.PathLike) -> dict:
     "parameters": state_lib.count_parameters(teacher.params),
     "steps": config.steps,
     "bytes": bnn_crnn.sizes(teacher, rules_lib.ALL_FLOAT)["bytes"],
-    "teacher": {"hash": found.meta["content_hash"]},
+    "teacher": origin,
     "cells": rows,
   }
   _write(run.workdir / "table.md", table(rows, scores, config))
@@ -278,13 +283,16 @@ def table(rows, teacher, config) -> str:
   )
 
 
-def _result(cell, seed, config, run, student, teacher) -> dict:
-  """Of a cell and seed: kept, or trained now."""
+def _result(cell, seed, config, run, student, teacher, wanted) -> dict | None:
+  """Of a cell and seed: kept, or trained now if it is wanted, or None."""
   kept = run.workdir / CELLS / f"{cell.name}-{seed}.json"
-  if kept.exists():
+  if kept.exists() or not wanted:
     run.skip(sum(stage.steps for stage in make_stages(cell, config)))
+  if kept.exists():
     _clear(cell, config, run)  # A kill may have come between.
     return json.loads(kept.read_text(encoding="utf-8"))
+  if not wanted:
+    return None
   architecture = {
     **student,
     "binary_activations": cell.binary_activations,
@@ -296,7 +304,7 @@ def _result(cell, seed, config, run, student, teacher) -> dict:
       stage,
       architecture,
       start=weights,
-      teacher=teacher if stage.distillation else None,
+      teacher=teacher,
       seed=seed,
     )
   _, scores = run.judge(weights, architecture, make_rules(cell))

@@ -17,26 +17,31 @@ path<TAB>label lines: --cfg.eval_labels=FILE.tsv
 """
 
 import dataclasses
+import json
 import os
 from typing import Any
 
 import jax
 
 from experiments import crnn
+from jaxocr import files
 from jaxocr import zoo
 from jaxocr.compress import distil
 from jaxocr.compress import rules as rules_lib
 from jaxocr.compress import summary
 from jaxocr.export import bundle
 from jaxocr.text import alphabet as alphabet_lib
+from jaxocr.train import distributed
 from jaxocr.train import stages
 from jaxocr.train import state as state_lib
 from jaxocr.train import text_config
 from jaxocr.train import text_run
+from jaxocr.train import workdirs
 
 # Where rows of the feature map are halved, FSP compares the two blocks between.
 FSP_PAIRS = (("block0", "block1"), ("block2", "block3"), ("block4", "block5"))
 TEACHER_NAME = "teacher.safetensors"
+ORIGIN_NAME = "teacher.json"
 _SHARES = ("signs_share", "binary_share", "int8_share")
 
 
@@ -162,14 +167,10 @@ def run(config: Config, workdir: str | os.PathLike) -> dict:
   run = text_run.TextRun(config, workdir)
   twin, student = architectures(config, run.alphabet)
   teacher, origin = get_teacher(config, run, twin)
-  done = {}
-  plan = make_stages(config)
-  for stage, start in zip(plan, stages.starts(plan).values(), strict=True):
-    done[stage.name] = run.train(
-      stage,
-      student,
-      start=teacher if start is None else done[start],
-      teacher=(twin, teacher) if stage.distillation else None,
+  done, weights = {}, teacher
+  for stage in make_stages(config):
+    weights = done[stage.name] = run.train(
+      stage, student, start=weights, teacher=(twin, teacher)
     )
   figures = {
     "parameters": state_lib.count_parameters(done["int8"].params),
@@ -236,7 +237,7 @@ def get_teacher(
   fault = misfit(found, config, run.alphabet)
   if not fault:
     run.say(f"teacher {path}, {found.meta['content_hash'][:12]}")
-    return text_run.load_weights(found), _origin(path, found)
+    return text_run.load_weights(found), hold_teacher(run, path, found)
   run.say(f"no shipped teacher fits ({fault}); training one first")
   weights = run.train(
     crnn.float_stage(config.teacher_steps, config.learning_rate), twin
@@ -244,7 +245,7 @@ def get_teacher(
   text_run.save(
     own, weights, twin, None, run.alphabet, {"steps": config.teacher_steps}
   )
-  return weights, _origin(own, bundle.load_bundle(own))
+  return weights, hold_teacher(run, own, bundle.load_bundle(own))
 
 
 def sizes(weights: text_run.Weights, rules: rules_lib.Rules) -> dict:
@@ -285,12 +286,30 @@ def row(variant: dict) -> str:
   return text
 
 
-def _origin(path, found: bundle.Bundle) -> dict[str, str]:
-  """Which teacher it was, wherever it lay."""
-  return {
-    "file": os.path.basename(path),
-    "hash": found.meta["content_hash"],
-  }
+def hold_teacher(
+  run: text_run.TextRun, path: str | os.PathLike, found: bundle.Bundle
+) -> dict[str, str]:
+  """Which teacher it is, wherever it lies; the same one to the run's end.
+
+  Raises:
+    workdirs.WorkdirError: The run began with another.
+  """
+  origin = {"file": os.path.basename(path), "hash": found.meta["content_hash"]}
+  kept = run.workdir / ORIGIN_NAME
+  if kept.exists():
+    began = json.loads(kept.read_text(encoding="utf-8"))
+    if began != origin:
+      raise workdirs.WorkdirError(
+        f"{run.workdir} began with the teacher {began['file']}, "
+        f"{began['hash'][:12]}, but {path} is {origin['hash'][:12]}; put that "
+        "one back, or --restart with this one"
+      )
+    return origin
+  distributed.barrier("teacher seen")
+  if distributed.is_writer():
+    with files.aside(kept) as part:
+      part.write_text(json.dumps(origin) + "\n", encoding="utf-8")
+  return origin
 
 
 def misfit(

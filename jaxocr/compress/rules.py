@@ -29,10 +29,6 @@ BINARY_SHIPPED: Rules = (
   (r"(.*/)?(\w+_)?kernel", specs.Affine()),
   (r".*", specs.Float("float16")),
 )
-INT8_SHIPPED: Rules = (
-  (r"(.*/)?(\w+_)?kernel", specs.Affine()),
-  (r".*", specs.Float("float16")),
-)
 
 
 def path_name(path: Sequence[Any]) -> str:

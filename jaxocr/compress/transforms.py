@@ -82,6 +82,8 @@ def gate_gradient(limit: float = 1.0) -> optax.GradientTransformation:
 
 
 class BopState(NamedTuple):
+  """What `bop` remembers."""
+
   count: jax.Array  # [] int32, updates done.
   momentum: PyTree  # Float32 whatever the weights: gamma is tiny.
 
@@ -126,6 +128,8 @@ def bop(
 
 
 class Bop2ndState(NamedTuple):
+  """What `bop2nd` remembers."""
+
   count: jax.Array  # [] int32, updates done.
   momentum: PyTree  # Float32, moving average of the gradient.
   variance: PyTree  # Float32, moving average of its square.

@@ -1,11 +1,10 @@
-"""Staged training as data: each stage starts from the averages of another.
+"""Staged training as data: each stage starts from the averages of the last.
 
 float teacher -> binary activations -> binary weights -> int8 for the rest is a
 tuple of `Stage`s. What a stage changes (the form of the weights, the features,
 what is minimised) is stated in it and nowhere else.
 """
 
-from collections.abc import Mapping, Sequence
 import dataclasses
 
 import optax
@@ -36,8 +35,6 @@ class Stage:
   task: float = 1.0
   # Whether the teacher's part falls to zero over the stage, like the rate.
   fade_teacher: bool = False
-  # The stage whose weights are the start; None: the one before, if any.
-  after: str | None = None
 
   def objective(self) -> objective.Objective:
     """What is minimised."""
@@ -64,25 +61,3 @@ class Stage:
     if not rise:
       return optax.constant_schedule(1.0)
     return optax.linear_schedule(0.0, 1.0, rise)
-
-
-def starts(stages: Sequence[Stage]) -> Mapping[str, str | None]:
-  """Stage name -> the stage it starts from, None for a new network.
-
-  Raises:
-    ValueError: Two stages of a name, or a start that does not come before.
-  """
-  found: dict[str, str | None] = {}
-  before = None
-  for stage in stages:
-    start = before if stage.after is None else stage.after
-    if stage.name in found:
-      raise ValueError(f"two stages are called {stage.name!r}; rename one")
-    if start is not None and start not in found:
-      raise ValueError(
-        f"stage {stage.name!r} starts after {start!r}, which does not come "
-        f"before it; earlier are {', '.join(found) or 'none'}"
-      )
-    found[stage.name] = start
-    before = stage.name
-  return found

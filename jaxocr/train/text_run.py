@@ -114,12 +114,13 @@ class TextRun:
       stage: What to do.
       architecture: Arguments of `crnn.CRNN`.
       start: Weights to begin with; None for new ones.
-      teacher: Its architecture and weights, where the stage has one.
+      teacher: Its architecture and weights; used by stages that distil.
       seed: Of the training lines; None: the config's.
 
     Returns:
       The averages at its end.
     """
+    teacher = teacher if stage.distillation else None
     begin, train_step = self._step(
       stage, architecture, None if teacher is None else teacher[0]
     )

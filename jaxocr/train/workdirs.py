@@ -33,6 +33,7 @@ CONTENTS = (
   "events.out.tfevents.*",
   "atlas.npz",
   "teacher.safetensors",
+  "teacher.json",
   "cells",
   "table.md",
   "*.part",

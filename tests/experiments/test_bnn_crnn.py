@@ -21,6 +21,7 @@ from jaxocr.text import alphabet as alphabet_lib
 from jaxocr.train import sharding
 from jaxocr.train import stages
 from jaxocr.train import text_run
+from jaxocr.train import workdirs
 from jaxocr.train import writers
 
 TINY = bnn_crnn.Config(
@@ -286,12 +287,8 @@ def test_stages():
   assert {stage.name: stage.steps for stage in plan} == {
     name: steps for name, steps in STEPS.items() if name != "float"
   }
-  assert stages.starts(plan) == {
-    "signs": None,
-    "binary": "signs",
-    "binary_fsp": "binary",
-    "int8": "binary_fsp",
-  }
+  names = [stage.name for stage in plan]
+  assert names == ["signs", "binary", "binary_fsp", "int8"]
   teachers = [stage.distillation for stage in plan]
   assert [bool(teacher.fsp) for teacher in teachers] == [0, 0, 1, 0]
   assert all(teacher.logit for teacher in teachers)
@@ -343,3 +340,17 @@ def test_the_shipped_teacher_is_that_of_the_defaults():
 def test_what_cannot_work_is_refused_up_front(change, text):
   with pytest.raises(ValueError, match=text):
     dataclasses.replace(TINY, **change).validate()
+
+
+def test_a_run_keeps_its_teacher(tmp_path):
+  class Run:
+    workdir = tmp_path
+
+  def found(digest):
+    return bundle.Bundle({}, {}, {"content_hash": digest * 64})
+
+  origin = bnn_crnn.hold_teacher(Run, "here/a.safetensors", found("a"))
+  assert origin == {"file": "a.safetensors", "hash": "a" * 64}
+  assert bnn_crnn.hold_teacher(Run, "b/a.safetensors", found("a")) == origin
+  with pytest.raises(workdirs.WorkdirError, match="began with the teacher a"):
+    bnn_crnn.hold_teacher(Run, "here/a.safetensors", found("b"))

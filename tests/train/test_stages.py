@@ -13,30 +13,6 @@ def make(name="s", steps=100, **more):
   return stages.Stage(name, steps, **{"learning_rate": 0.1, **more})
 
 
-def test_a_stage_starts_after_the_one_before_or_the_one_it_names():
-  plan = [make("a"), make("b"), make("c", after="a"), make("d")]
-  found = stages.starts(plan)
-  assert found == {"a": None, "b": "a", "c": "a", "d": "c"}
-  assert list(found) == ["a", "b", "c", "d"]
-  assert stages.starts([]) == {}
-
-
-@pytest.mark.parametrize(
-  "plan, text",
-  [
-    ([make("a"), make("a")], "two stages are called 'a'; rename one"),
-    (
-      [make("a"), make("b", after="c"), make("c")],
-      "'b' starts after 'c', which does not come before it; earlier are a",
-    ),
-    ([make("a", after="a")], "'a' starts after 'a'.*earlier are none"),
-  ],
-)
-def test_plans_that_cannot_be(plan, text):
-  with pytest.raises(ValueError, match=text):
-    stages.starts(plan)
-
-
 @pytest.mark.parametrize(
   "share, at",
   [
