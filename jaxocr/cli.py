@@ -17,9 +17,9 @@ from collections.abc import Sequence
 import json
 import os
 import sys
-import textwrap
 
 import jaxocr
+from jaxocr import describe
 from jaxocr import zoo
 
 OK, SOME_FAILED, WRONG_USAGE = 0, 1, 2
@@ -31,8 +31,6 @@ _READ_AT_ONCE = 256
 # character that a label may have.
 _LINE_PX = 96
 _CHARACTER_PX = 12
-# Multiply-accumulates are told for a line of this width.
-_INFO_PX = 128
 _MODEL_HELP = (
   "a run's folder, a bundle file, or a name that `jaxocr models` lists"
 )
@@ -115,7 +113,7 @@ def _add_info(commands) -> None:
     help="say what a recogniser is and what each parameter occupies",
     description="Prints what a bundle says of itself, and of each parameter "
     "its form, bytes, and multiply-accumulates for a line of "
-    f"{_INFO_PX} pixels.",
+    f"{describe.LINE_PX} pixels.",
   )
   info.add_argument("model", metavar="MODEL", help=_MODEL_HELP)
   info.add_argument("--json", action="store_true", help="as one JSON object")
@@ -239,7 +237,7 @@ def _models(args: argparse.Namespace) -> int:
         f"{path.stat().st_size:,}",
         _accuracy(meta["training"]),
         _accuracy(real) + (f" of {real['n']:,}" if "n" in real else ""),
-        _alphabet(meta["alphabet"]),
+        describe.alphabet(meta["alphabet"]),
         meta["content_hash"][:12],
       )
     )
@@ -255,10 +253,6 @@ def _accuracy(figures: dict) -> str:
   return "-" if known is None else f"{known:.3f}"
 
 
-def _alphabet(stated: dict) -> str:
-  return f"{stated['name']}, {len(stated['characters'])} characters"
-
-
 def _info(args: argparse.Namespace) -> int:
   from jaxocr import reader as reader_lib
 
@@ -267,103 +261,11 @@ def _info(args: argparse.Namespace) -> int:
     model = reader_lib.load_model(path)
   except (OSError, ValueError) as error:
     return _fail(error)
-  summary = _summarise(model)
   if args.json:
-    print(json.dumps(_info_fields(path, model, summary)))
+    print(json.dumps(describe.fields(path, model)))
   else:
-    print(_printable(_info_text(path, model, summary), sys.stdout))
+    print(_printable(describe.text(path, model), sys.stdout))
   return OK
-
-
-def _summarise(model):
-  """Of a `reader.Model`, for a line of _INFO_PX; nothing is computed."""
-  import jax
-  import jax.numpy as jnp
-
-  from jaxocr.compress import summary
-  from jaxocr.models import macs
-
-  image = jax.ShapeDtypeStruct((1, model.height, _INFO_PX, 1), jnp.float32)
-  counted = macs.count_macs(
-    model.network.apply, jax.eval_shape(model.stored.variables), image
-  )
-  return summary.summarise(model.stored.params, counted)
-
-
-def _info_fields(path, model, summary) -> dict:
-  meta = model.stored.meta
-  stated = ("format", "content_hash", "architecture", "alphabet", "preprocess")
-  return {
-    "path": str(path),
-    "file_bytes": path.stat().st_size,
-    **{name: meta[name] for name in stated},
-    "training": meta["training"],
-    "line": {"height": model.height, "width": _INFO_PX},
-    "parameters": [
-      {
-        "path": row.path,
-        "shape": row.shape,
-        "form": row.form,
-        "bytes": row.nbytes,
-        "macs": row.macs,
-      }
-      for row in summary.rows
-    ],
-    "all": _sums(summary),
-    "backbone": _sums(summary.below("backbone")),
-  }
-
-
-def _sums(summary) -> dict:
-  return {
-    "count": summary.count,
-    "bytes": summary.nbytes,
-    "float32_bytes": summary.float_nbytes,
-    "ratio": summary.ratio,
-    "macs": sum(row.macs or 0 for row in summary.rows),
-  }
-
-
-def _info_text(path, model, summary) -> str:
-  meta = model.stored.meta
-  backbone = summary.below("backbone")
-  return "\n".join(
-    [
-      f"{path}: {path.stat().st_size:,} bytes, format {meta['format']}",
-      _paragraph("content hash", meta["content_hash"]),
-      _paragraph("architecture", _listed(meta["architecture"])),
-      _paragraph("alphabet", _alphabet(meta["alphabet"])),
-      f"  {meta['alphabet']['characters']}",
-      _paragraph("preprocessing", _listed(meta["preprocess"])),
-      _paragraph("training", _listed(meta["training"]) or "nothing is said"),
-      f"\nMACs are those of one line of {model.height}x{_INFO_PX}.",
-      summary.table(),
-      f"backbone: {backbone.float_nbytes:,} bytes in float32, "
-      f"{backbone.nbytes:,} packed: {backbone.ratio:.1f} times smaller",
-    ]
-  )
-
-
-def _paragraph(title: str, text: str) -> str:
-  return textwrap.fill(
-    f"{title}: {text}",
-    width=80,
-    subsequent_indent="  ",
-    break_long_words=False,
-    break_on_hyphens=False,
-  )
-
-
-def _listed(values: dict, prefix: str = "") -> str:
-  """`name=value, outer.inner=value`, floats as a person reads them."""
-  parts = []
-  for name, value in values.items():
-    if isinstance(value, dict):
-      parts.append(_listed(value, f"{prefix}{name}."))
-    else:
-      text = f"{value:.4g}" if isinstance(value, float) else f"{value}"
-      parts.append(f"{prefix}{name}={text}")
-  return ", ".join(part for part in parts if part)
 
 
 def _render(args: argparse.Namespace) -> int:
