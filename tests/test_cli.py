@@ -321,15 +321,21 @@ def test_info_json_adds_up(shipped, capsys):
   kernel = rows["backbone/block0/spatial/conv/binary_kernel"]
   assert kernel["form"] == "bit" and kernel["bytes"] == 4 * (5 + 2)
   assert kernel["macs"] == 8 * 32 * 9 * 4 * 4
-  assert rows["head/kernel"]["macs"] == 32 * 8 * 3
+  assert kernel["macs_by_precision"] == {"bit x bit": kernel["macs"]}
+  assert rows["head/kernel"]["macs_by_precision"] == {
+    "int8 x float": 32 * 8 * 3
+  }
   assert rows["head/bias"]["bytes"] == 3 * 2
-  assert rows["head/bias"]["macs"] is None
+  assert rows["head/bias"]["macs"] == 0
   for part, prefix in (("all", ""), ("backbone", "backbone/")):
     chosen = [row for name, row in rows.items() if name.startswith(prefix)]
     count = sum(math.prod(row["shape"]) for row in chosen)
     sums = info[part]
     assert sums["bytes"] == sum(row["bytes"] for row in chosen)
-    assert sums["macs"] == sum(row["macs"] or 0 for row in chosen)
+    assert sums["macs"] == sum(row["macs"] for row in chosen)
+    assert sums["macs"] == sum(sums["macs_by_precision"].values())
+    one_bit = sum(r["macs"] for r in chosen if r["form"] == "bit")
+    assert sums["macs_by_precision"]["bit x bit"] == one_bit
     assert sums["count"] == count and sums["float32_bytes"] == 4 * count
     assert sums["ratio"] == pytest.approx(4 * count / sums["bytes"])
 
@@ -345,9 +351,11 @@ def test_info_for_a_person(shipped, run, capsys):
     "alphabet: two, 2 characters\n  ab\n",
     "preprocessing: height=32, frame_px=4",
     "line_accuracy=0.9877, seed=0, real.line_accuracy=0.875, real.n=1680",
-    "MACs are those of one line of 32x128",
+    "MACs are those of one line of 32x128, of weights x features",
   ):
     assert text in out, text
+  assert re.search(r"^all MACs +[\d,]+  bit x bit, \d\d\.\d%$", out, re.M)
+  assert re.search(r"^all MACs +[\d,]+  int8 x float, \d+\.\d%$", out, re.M)
   whole, backbone = out.splitlines()[-2:]
   assert re.fullmatch(r"[\d,]+ bytes in float32, .*: 1\d\.\d times.*", whole)
   assert re.fullmatch(r"backbone: .* packed: 1\d\.\d times.*", backbone)
