@@ -31,6 +31,7 @@ from jaxocr.compress import rules as rules_lib
 from jaxocr.compress import specs
 from jaxocr.text import alphabet as alphabet_lib
 from jaxocr.train import distributed
+from jaxocr.train import ship
 from jaxocr.train import stages
 from jaxocr.train import state as state_lib
 from jaxocr.train import text_config
@@ -55,6 +56,8 @@ class Cell:
   binary_activations: bool = True
   sign: str = "approx"
   soft_start: bool = True
+  # Width of the features that enter the BiLSTM and the head; None: float.
+  activation_bits: int | None = None
   # What the teacher adds.
   distillation: distil.Distillation | None = _LOGIT
   # one: everything at once; two: features first, then weights; fsp: the FSP
@@ -95,6 +98,7 @@ GRID = (
   Cell("bilstm_binary", bilstm=_BINARY),
   Cell("stages_two", stages="two"),
   Cell("features_float", binary_activations=False),
+  Cell("features_int8", activation_bits=8),
   Cell("weights_float", weights=_FLOAT),
   Cell("weights_ternary", weights=specs.Ternary()),
   Cell("weights_dorefa2", weights=specs.DoReFa(bits=2)),
@@ -171,6 +175,7 @@ def make_stages(cell: Cell, config: Config) -> tuple[stages.Stage, ...]:
     harden_signs=soft,
     harden_weights=soft,
     distillation=cell.distillation,
+    fresh=bnn_crnn.FRESH_RANGES if cell.activation_bits else (),
   )
   half = dataclasses.replace(whole, steps=config.steps // 2)
   if cell.stages == "two":
@@ -206,7 +211,7 @@ def run(config: Config, workdir: str | os.PathLike) -> dict:
   path = config.teacher or zoo.path("numeric-float")
   found = bnn_crnn.load_teacher(path)
   origin = bnn_crnn.hold_teacher(run, path, found)
-  teacher = text_run.load_weights(found)
+  teacher = ship.load_weights(found)
   lines, scores = run.judge(teacher, twin, rules_lib.ALL_FLOAT)
   run.say(f"teacher: line accuracy {scores['line_accuracy']:.3f}")
   rows = []
@@ -297,6 +302,8 @@ def _result(cell, seed, config, run, student, teacher, wanted) -> dict | None:
     **student,
     "binary_activations": cell.binary_activations,
     "sign": cell.sign,
+    "activation_bits": cell.activation_bits,
+    "freeze_after": config.steps // 2,
   }
   weights = teacher[1]
   for stage in make_stages(cell, config):
