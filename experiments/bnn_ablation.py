@@ -31,6 +31,7 @@ from jaxocr.compress import rules as rules_lib
 from jaxocr.compress import specs
 from jaxocr.text import alphabet as alphabet_lib
 from jaxocr.train import distributed
+from jaxocr.train import optimiser
 from jaxocr.train import ship
 from jaxocr.train import stages
 from jaxocr.train import state as state_lib
@@ -65,6 +66,8 @@ class Cell:
   stages: str = "one"
   # Form of the BiLSTM's kernels.
   bilstm: specs.Spec = _FLOAT
+  # How the backbone's latent kernels learn.
+  latent: optimiser.LatentRule = optimiser.CLIPPED_ADAM
 
 
 _FSP = dict(pairs=bnn_crnn.FSP_PAIRS, logit=0.0)
@@ -96,6 +99,8 @@ GRID = (
   Cell("bilstm_int8", bilstm=_INT8),
   Cell("bilstm_ternary", bilstm=specs.Ternary()),
   Cell("bilstm_binary", bilstm=_BINARY),
+  Cell("bilstm_int4", bilstm=specs.Affine(affine.Grid(bits=4))),
+  Cell("bilstm_lsq4", bilstm=specs.LSQ(bits=4)),
   Cell("stages_two", stages="two"),
   Cell("features_float", binary_activations=False),
   Cell("features_int8", activation_bits=8),
@@ -103,6 +108,14 @@ GRID = (
   Cell("weights_ternary", weights=specs.Ternary()),
   Cell("weights_dorefa2", weights=specs.DoReFa(bits=2)),
   Cell("weights_through_scale", weights=specs.Binary(through_scale=True)),
+  Cell("optimiser_gated", latent=optimiser.GatedAdam(limit=0.5)),
+  # Weights that are signs from the first update on: less gamma than published,
+  # as a cell has a thousandth of the updates.
+  Cell("optimiser_bop", latent=optimiser.Bop(gamma=1e-2, threshold=1e-5)),
+  Cell(
+    "optimiser_bop2nd",
+    latent=optimiser.Bop2nd(gamma=1e-2, sigma=1e-2, threshold=0.1),
+  ),
   Cell("sign_hard_approx", soft_start=False),
   Cell("sign_hard_ste", soft_start=False, sign="ste"),
   Cell("sign_hard_swish", soft_start=False, sign="swish"),
@@ -175,6 +188,7 @@ def make_stages(cell: Cell, config: Config) -> tuple[stages.Stage, ...]:
     harden_signs=soft,
     harden_weights=soft,
     distillation=cell.distillation,
+    latent=cell.latent,
     fresh=bnn_crnn.FRESH_RANGES if cell.activation_bits else (),
   )
   half = dataclasses.replace(whole, steps=config.steps // 2)

@@ -29,6 +29,12 @@ class Weights:
   collections: PyTree
 
 
+def with_steps(weights: Weights, rules: rules_lib.Rules) -> Weights:
+  """With those steps that `rules` learn besides, as of `rules.with_steps`."""
+  params = jax.device_get(rules_lib.with_steps(weights.params, rules))
+  return dataclasses.replace(weights, params=params)
+
+
 def variables(weights: Weights) -> dict:
   """As Flax takes them."""
   return {"params": weights.params, **weights.collections}

@@ -282,6 +282,7 @@ def make_step(
     stage.schedule(config.warmup_steps),
     weight_decay=config.weight_decay,
     clip_norm=config.clip_norm,
+    latent=stage.latent,
   )
   train_step = sharding.shard_train_step(
     step_lib.make_train_step(
@@ -301,7 +302,9 @@ def make_step(
 
   def new():
     image = jnp.zeros((1, preprocess.HEIGHT_PX, config.width, 1))
-    return state_lib.init_state(model, tx, jax.random.key(config.seed), image)
+    return state_lib.init_state(
+      model, tx, jax.random.key(config.seed), image, rules=stage.rules
+    )
 
   def of_state(state):
     return ship.variables(ship.Weights(state.params, state.collections))
@@ -313,7 +316,9 @@ def make_step(
     # Only shapes are asked for: compiling random weights takes long.
     shapes = jax.eval_shape(new)
     variables, moved = transfer.transfer(
-      ship.variables(weights), of_state(shapes), fresh=dict(stage.fresh)
+      ship.variables(ship.with_steps(weights, stage.rules)),
+      of_state(shapes),
+      fresh=dict(stage.fresh),
     )
     collections = _filled(variables, lambda: of_state(new()))
     params = collections.pop("params")
