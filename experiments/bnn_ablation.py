@@ -6,9 +6,10 @@ Two cores: 40 min at 300 steps a cell. Logits give most of what a teacher gives.
 
 Every cell starts from the shipped float teacher and changes one thing of the
 base: weights alpha * sign(w), features ApproxSign (W1A1) that start soft, logit
-distillation, one stage, float BiLSTM. Seeds differ in the lines seen. Done
-cells are kept, so that the command goes on where it stopped; --cfg.only=REGEX
-picks cells.
+distillation, one stage, float BiLSTM. Seeds differ in the lines seen; cells of
+one seed see the same lines in the same order, so that they can be compared in
+pairs. Done cells are kept, so that the command goes on where it stopped;
+--cfg.only=REGEX picks cells. The curves of each are in cells/NAME-SEED.
 """
 
 from collections.abc import Mapping
@@ -304,11 +305,10 @@ def table(rows, teacher, config) -> str:
 
 def _result(cell, seed, config, run, student, teacher, wanted) -> dict | None:
   """Of a cell and seed: kept, or trained now if it is wanted, or None."""
-  kept = run.workdir / CELLS / f"{cell.name}-{seed}.json"
-  if kept.exists() or not wanted:
-    run.skip(sum(stage.steps for stage in make_stages(cell, config)))
+  series = f"{CELLS}/{cell.name}-{seed}"
+  kept = run.workdir / f"{series}.json"
   if kept.exists():
-    _clear(cell, config, run)  # A kill may have come between.
+    _clear(run, series)  # A kill may have come between.
     return json.loads(kept.read_text(encoding="utf-8"))
   if not wanted:
     return None
@@ -327,24 +327,22 @@ def _result(cell, seed, config, run, student, teacher, wanted) -> dict | None:
       start=weights,
       teacher=teacher,
       seed=seed,
+      series=series,
     )
   _, scores = run.judge(weights, architecture, make_rules(cell))
   found = {"cell": cell.name, "seed": seed, **scores}
   if "real" in scores:
     found["real"] = scores["real"]["line_accuracy"]
   _write(kept, json.dumps(found) + "\n")
-  _clear(cell, config, run)
+  _clear(run, series)
   return found
 
 
-def _clear(cell, config, run) -> None:
-  """Removes a cell's checkpoints: the next seed's stages have their names."""
-  distributed.barrier(f"cell {cell.name} done")
+def _clear(run, series) -> None:
+  """Removes a done cell's checkpoints; its curves stay."""
+  distributed.barrier(f"{series} done")
   if distributed.is_writer():
-    for stage in make_stages(cell, config):
-      folder = run.workdir / "checkpoints" / stage.name
-      shutil.rmtree(folder, ignore_errors=True)
-  distributed.barrier(f"cell {cell.name} cleared")
+    shutil.rmtree(run.workdir / series / "checkpoints", ignore_errors=True)
 
 
 def _write(path: pathlib.Path, text: str) -> None:

@@ -1,5 +1,6 @@
 """One run of a text experiment: its lines, its networks, what it leaves."""
 
+import collections
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import os
@@ -78,7 +79,7 @@ class TextRun:
     self._rendered = evaluate.RenderedLines(
       self.sample, self._assets, self._mesh, batch_size=config.batch_size
     )
-    self._steps = 0  # Of the stages so far.
+    self._steps = collections.Counter()  # Of the stages so far, by series.
     self._compiled = {}  # Steps and evaluators, by what they depend on.
 
   def say(self, *lines: str) -> None:
@@ -95,6 +96,7 @@ class TextRun:
     start: ship.Weights | None = None,
     teacher: tuple[Mapping[str, Any], ship.Weights] | None = None,
     seed: int | None = None,
+    series: str | None = None,
   ) -> ship.Weights:
     """Trains a stage, from its newest checkpoint where there is one.
 
@@ -104,6 +106,11 @@ class TextRun:
       start: Weights to begin with; None for new ones.
       teacher: Its architecture and weights; used by stages that distil.
       seed: Of the training lines; None: the config's.
+      series: A folder in the run's, where stages are a training of their own,
+        one of several: their curves and checkpoints lie there, and their lines
+        follow each other in a sequence that depends on the seed alone, so that
+        trainings of one seed see the same. None: the run is one training, and
+        its stages see other lines.
 
     Returns:
       The averages at its end.
@@ -120,11 +127,14 @@ class TextRun:
       taught = sharding.place(
         ship.variables(teacher[1]), sharding.replicated(self._mesh)
       )
-    key = _run_key(self.config.seed if seed is None else seed, stage.name)
+    seed = self.config.seed if seed is None else seed
+    key = _run_key(seed, stage.name if series is None else "")
+    earlier = self._steps[series]
+    first = 0 if series is None else earlier
     evaluator = self._evaluator(architecture, stage.rules)
     state = loop.fit(
       state,
-      lambda state: train_step(state, self._assets, key, taught),
+      lambda state: train_step(state, self._assets, key, taught, first),
       lambda state: evaluator.rendered(state, self.config.progress_lines),
       plan=loop.Plan(
         steps=stage.steps,
@@ -134,20 +144,16 @@ class TextRun:
         checkpoint_every=self.config.checkpoint_every,
         keep_checkpoints=self.config.keep_checkpoints,
         stage=stage.name,
-        earlier_steps=self._steps,
+        earlier_steps=earlier,
       ),
-      workdir=self.workdir,
+      workdir=self.workdir / (series or ""),
       clock=self.clock,
       learning_rate=stage.schedule(self.config.warmup_steps),
     )
-    self._steps += stage.steps
+    self._steps[series] += stage.steps
     return ship.Weights(
       *jax.device_get((state.ema_params, state.ema_collections))
     )
-
-  def skip(self, steps: int) -> None:
-    """Counts steps of a stage whose results are kept from earlier."""
-    self._steps += steps
 
   def judge(
     self,
@@ -401,5 +407,5 @@ def make_source(
 
 
 def _run_key(seed: int, stage: str) -> jax.Array:
-  """Stages of a run see other lines, whatever their order."""
+  """Of the lines of a stage, whatever came before, or of a series ("")."""
   return jax.random.fold_in(jax.random.key(seed), zlib.crc32(stage.encode()))

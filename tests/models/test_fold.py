@@ -205,11 +205,10 @@ def test_a_weight_of_zero_is_one_before_and_after(compiled):
   fold_ = jax.jit(fold.fold) if compiled else fold.fold
   folded = fold_(params, {"batch_stats": {"conv_norm": moments}})
   recipe = ((".*/binary_kernel", specs.Binary()), *rules.ALL_FLOAT)
+  signs = np.where(values >= 0, 1, -1)[:, None] * np.sign(gain)[None, :3]
+  latent = folded["conv"]["binary_kernel"]
+  np.testing.assert_array_equal(np.where(latent >= 0, 1, -1)[:, :3], signs)
   found = rules.unpack(rules.pack(folded, recipe))["conv"]["binary_kernel"]
-  signs = np.where(values >= 0, 1, -1)[:, None] * np.sign(gain)[None]
-  np.testing.assert_array_equal(
-    np.where(found >= 0, 1, -1)[:, :3], signs[:, :3]
-  )
   # What training computes with, times the gain.
   before = rules.fake(params, recipe)["conv"]["binary_kernel"] * gain
   np.testing.assert_allclose(found[:, :2], before[:, :2], rtol=1e-3)
