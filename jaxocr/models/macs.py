@@ -107,13 +107,15 @@ def summary(
   variables = dict(
     jax.eval_shape(functools.partial(model.init, train=False), _key(), image)
   )
-  _check_alike(variables["params"], params)
-  counted = count_macs(
-    functools.partial(model.apply, train=False),
-    {**variables, "params": params},
-    image,
+  with_steps = lambda p: rules_lib.with_steps(p, rules)  # noqa: E731
+  wanted, given = (
+    jax.eval_shape(with_steps, p) for p in (variables["params"], params)
   )
-  return summary_lib.summary(params, rules, counted)
+  _check_alike(wanted, given)
+  counted = count_macs(
+    functools.partial(model.apply, train=False), variables, image
+  )
+  return summary_lib.summary(given, rules, counted)
 
 
 def _key():

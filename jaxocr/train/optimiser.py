@@ -110,8 +110,8 @@ def make_optimiser(
   """Global-norm clipping, then a rule by group.
 
   latent: as `latent` has it, no decay. decay: AdamW. plain: Adam.
-  step: Adam times the root mean square of the steps, which are a hundredth of
-  the weights: the rate is then a share of a step, and none turns negative.
+  step: Adam times the root mean square of the steps, so that the rate is a
+  share of a step; they are a hundredth of the weights.
 
   Args:
     schedule: Updates done -> learning rate.
@@ -129,7 +129,7 @@ def make_optimiser(
         "plain": optax.adam(schedule),
         "step": optax.chain(
           optax.scale_by_adam(),
-          optax.scale_by_param_block_rms(),
+          optax.scale_by_param_block_rms(min_scale=1e-6),
           optax.scale_by_learning_rate(schedule),
         ),
       },

@@ -17,6 +17,7 @@ from jaxocr.models import crnn
 from jaxocr.models import layers
 from jaxocr.models import lstm
 from jaxocr.models import macs
+from jaxocr.models import mlp
 
 
 def _shape(*sizes):
@@ -370,6 +371,19 @@ def test_summary_of_a_model_with_8_bit_features():
   assert found.macs == sum(counted.values())
   assert found.macs_by_precision["bit x bit"] == sum(map(counted.get, latent))
   assert found.nbytes == summary.summary(params, rules.BINARY_SHIPPED).nbytes
+
+
+def test_summary_of_parameters_that_learn_steps():
+  model = mlp.BinaryMLP((6, 5), 4)
+  shape = (1, 3, 4, 1)
+  params = jax.eval_shape(
+    lambda: model.init(jax.random.key(0), jnp.zeros(shape))
+  )["params"]
+  recipe = ((r".*/binary_kernel", specs.LSQ(4)), *rules.ALL_FLOAT)
+  found = macs.summary(model, params, recipe, shape)
+  assert found.macs_by_precision == {"int4 x bit": 12 * 6 + 6 * 5 + 5 * 4}
+  stepped = jax.eval_shape(lambda p: rules.with_steps(p, recipe), params)
+  assert macs.summary(model, stepped, recipe, shape) == found
 
 
 def test_summary_of_other_parameters_is_refused():
