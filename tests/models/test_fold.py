@@ -210,6 +210,6 @@ def test_a_weight_of_zero_is_one_before_and_after(compiled):
   np.testing.assert_array_equal(np.where(latent >= 0, 1, -1)[:, :3], signs)
   found = rules.unpack(rules.pack(folded, recipe))["conv"]["binary_kernel"]
   # What training computes with, times the gain.
-  before = rules.fake(params, recipe)["conv"]["binary_kernel"] * gain
+  before = rules.fake(params, recipe)["conv"]["binary_kernel"] * gain[None]
   np.testing.assert_allclose(found[:, :2], before[:, :2], rtol=1e-3)
   np.testing.assert_array_equal(found[:, 3], 0)
