@@ -325,9 +325,8 @@ def test_int8_features_are_read_as_they_were_judged(tmp_path, capsys):
   check_the_reader_has_the_ranges(tmp_path / "run" / "a.safetensors", weights)
   judged = {x.path: x.reading for x in lines if x.source == "real"}
   assert len(judged) == 4
-  reads = reader.Reader.load(tmp_path / "run" / "a.safetensors").read(
-    list(judged)
-  )
+  images = [tmp_path / path for path in judged]
+  reads = reader.Reader.load(tmp_path / "run" / "a.safetensors").read(images)
   for read, reading in zip(reads, judged.values(), strict=True):
     assert read.text == reading.text
     assert read.confidence == pytest.approx(reading.confidence, rel=1e-5)
