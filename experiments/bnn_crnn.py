@@ -41,6 +41,9 @@ from jaxocr.train import workdirs
 
 # Where rows of the feature map are halved, FSP compares the two blocks between.
 FSP_PAIRS = (("block0", "block1"), ("block2", "block3"), ("block4", "block5"))
+# Features that the student learns by heart, down to those that enter the
+# BiLSTM, which starts as the teacher's.
+FEATURE_TAPS = ("block1", "block3", "block5", "frames")
 TEACHER_NAME = "teacher.safetensors"
 ORIGIN_NAME = "teacher.json"
 # Of a network with 8-bit features that starts from one without.
@@ -67,12 +70,12 @@ class Config(text_config.TextConfig):
   # Updates of the student, over its four stages.
   steps: int = 5000
   # Share of the first stage, in which features become signs.
-  signs_share: float = 0.2
+  signs_share: float = 0.1
   # Share of the second, in which weights become signs; the third, with FSP, has
   # what is left.
-  binary_share: float = 0.3
+  binary_share: float = 0.2
   # Share of the last, which settles with int8 for what is not binary.
-  int8_share: float = 0.1
+  int8_share: float = 0.06
   # Peak of the int8 stage's rate, which only settles what is there.
   int8_learning_rate: float = 5e-4
   # Whether that stage also rounds the features that enter the BiLSTM and the
@@ -82,7 +85,9 @@ class Config(text_config.TextConfig):
   # Weight of the FSP term, beside CTC's 1; see `compress.distil`.
   fsp: float = 1.0
   # Weight of the logits' term, a mean over frames where CTC's is a sum.
-  logit: float = 8.0
+  logit: float = 24.0
+  # Weight of the features' term, a mean over taps.
+  feature: float = 80.0
   # Of the logits; higher shows more of what comes second.
   temperature: float = 2.0
   # Whether the teacher's part falls to zero over each stage, so that the labels
@@ -121,12 +126,14 @@ class Config(text_config.TextConfig):
 
 
 def make_distillation(config: Config, *, fsp: bool) -> distil.Distillation:
-  """What the teacher adds, with FSP matrices or logits alone."""
+  """What the teacher adds, with FSP matrices or without."""
   return distil.Distillation(
     logit=config.logit,
+    feature=config.feature,
     fsp=config.fsp if fsp else 0.0,
     temperature=config.temperature,
     pairs=FSP_PAIRS,
+    names=FEATURE_TAPS,
   )
 
 
@@ -135,20 +142,20 @@ def make_stages(config: Config) -> tuple[stages.Stage, ...]:
   signs, binary, int8 = (
     round(getattr(config, name) * config.steps) for name in _SHARES
   )
-  logits, both = (make_distillation(config, fsp=on) for on in (False, True))
+  plain, both = (make_distillation(config, fsp=on) for on in (False, True))
   shared = dict(
     learning_rate=config.learning_rate, fade_teacher=config.fade_teacher
   )
   return (
     stages.Stage(
-      "signs", signs, harden_signs=0.6, distillation=logits, **shared
+      "signs", signs, harden_signs=0.6, distillation=plain, **shared
     ),
     stages.Stage(
       "binary",
       binary,
       rules=rules_lib.BINARY_KERNELS,
       harden_weights=0.4,
-      distillation=logits,
+      distillation=plain,
       **shared,
     ),
     stages.Stage(
@@ -162,7 +169,7 @@ def make_stages(config: Config) -> tuple[stages.Stage, ...]:
       "int8",
       int8,
       rules=rules_lib.BINARY_SHIPPED,
-      distillation=logits,
+      distillation=plain,
       fresh=FRESH_RANGES if config.int8_features else (),
       **{**shared, "learning_rate": config.int8_learning_rate},
     ),
