@@ -88,6 +88,19 @@ GRID = (
     distillation=distil.Distillation(logit=0.0, attention=500.0, names=_BLOCKS),
   ),
   Cell(
+    "distil_feature",
+    distillation=distil.Distillation(
+      logit=0.0, feature=80.0, names=bnn_crnn.FEATURE_TAPS
+    ),
+  ),
+  # As bnn_crnn does.
+  Cell(
+    "distil_feature_logit",
+    distillation=distil.Distillation(
+      logit=24.0, feature=80.0, names=bnn_crnn.FEATURE_TAPS
+    ),
+  ),
+  Cell(
     "distil_all",
     distillation=distil.Distillation(
       logit=8.0,
