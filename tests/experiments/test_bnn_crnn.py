@@ -41,6 +41,9 @@ TINY = bnn_crnn.Config(
   progress_lines=8,
   log_every=1,
   checkpoint_every=2,
+  signs_share=0.2,
+  binary_share=0.3,
+  int8_share=0.1,
 )
 # Of each stage: 0.2, 0.3 and 0.1 of ten, and what is left to be taught.
 STEPS = {"float": 2, "signs": 2, "binary": 3, "binary_fsp": 4, "int8": 1}
@@ -237,7 +240,7 @@ def check_resumption(config, straight, workdir):
 def test_one_device_and_eight_learn_alike(tmp_path, backbone):
   alphabet = alphabet_lib.load_alphabet(TINY.alphabet)
   architecture = text_run.architecture(TINY, alphabet, backbone=backbone)
-  stage = stages.Stage("s", 10_000, learning_rate=4e-3)
+  stage = stages.Stage("s", 10_000, learning_rate=1e-3)
   twin = None
   if backbone == "binary":
     # Soft, as rounding may turn a sign; taught, as most stages are.
