@@ -17,6 +17,7 @@ path<TAB>label lines: --cfg.eval_labels=FILE.tsv
 """
 
 import dataclasses
+import itertools
 import json
 import os
 from typing import Any
@@ -187,13 +188,15 @@ def run(config: Config, workdir: str | os.PathLike) -> dict:
   teacher, origin = get_teacher(config, run, twin)
   done, weights = {}, teacher
   shipped = shipped_architecture(config, student)
-  for stage in make_stages(config):
-    weights = done[stage.name] = run.train(
-      stage,
-      shipped if stage.name == "int8" else student,
-      start=weights,
-      teacher=(twin, teacher),
-    )
+  plan = [
+    (stage, shipped if stage.name == "int8" else student)
+    for stage in make_stages(config)
+  ]
+  taught = dict(teacher=(twin, teacher))
+  for now, later in itertools.zip_longest(plan, plan[1:]):
+    if later:
+      run.expect(*later, **taught)
+    weights = done[now[0].name] = run.train(*now, start=weights, **taught)
   figures = {
     "parameters": state_lib.count_parameters(done["int8"].params),
     "steps": config.steps,

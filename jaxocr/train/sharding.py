@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
+from jaxocr.train import early
 from jaxocr.train import step as step_lib
 
 AXIS = "data"
@@ -74,7 +75,7 @@ def line_keys(key: jax.Array, step: jax.Array, count: int) -> jax.Array:
 
 @functools.cache
 def shard_sample(sample: Callable, mesh: Mesh, batch_size: int) -> Callable:
-  """`draw(assets, key, step) -> Batch`, compiled once for all who ask.
+  """`draw(assets, keys [B]) -> Batch`, compiled once for all who ask.
 
   Args:
     sample: `sample(assets, keys [B]) -> Batch`, pure, each line by its own key.
@@ -82,60 +83,87 @@ def shard_sample(sample: Callable, mesh: Mesh, batch_size: int) -> Callable:
     batch_size: B, a multiple of the devices.
   """
   check_batch_size(batch_size, mesh.size)
-  whole, lines = replicated(mesh), split_lines(mesh)
-
-  def draw(assets, key, step):
-    keys = line_keys(key, step, batch_size)
-    return sample(assets, jax.lax.with_sharding_constraint(keys, lines))
-
-  return jax.jit(draw, in_shardings=(whole, whole, whole), out_shardings=lines)
+  lines = split_lines(mesh)
+  return jax.jit(
+    sample, in_shardings=(replicated(mesh), lines), out_shardings=lines
+  )
 
 
-def shard_train_step(
-  train_step: step_lib.TrainStep,
-  sample: Callable,
-  mesh: Mesh,
-  *,
-  batch_size: int,
-) -> Callable:
+class TrainStep:
   """Draws lines on the devices and learns from them there.
 
   Two compiled functions: the stages of a run learn in different ways, but draw
   in one, and compiling the drawing takes as long as compiling the learning.
-
-  Args:
-    train_step: From `make_train_step`.
-    sample: See `shard_sample`.
-    mesh: Of one axis.
-    batch_size: B, a multiple of the devices.
-
-  Returns:
-    `step(state, assets, key, teacher=None, first=0) -> (state, metrics)`, all
-    of them replicated. The state given is donated. `key` is the run's, into
-    which the step's number is folded; for the lines `first` is added to it, the
-    steps of stages before, where these go on in one sequence. `teacher` is what
-    `train_step` takes as such.
   """
-  draw = shard_sample(sample, mesh, batch_size)
-  whole, lines = replicated(mesh), split_lines(mesh)
 
-  def learn(state, batch, key, teacher):
-    # Apart from every line's key: no line's index is this large.
-    noise = jax.random.fold_in(jax.random.fold_in(key, state.step), 2**31 - 1)
-    if teacher is None:
-      return train_step(state, batch, noise)
-    return train_step(state, batch, noise, teacher)
+  def __init__(
+    self,
+    train_step: step_lib.TrainStep,
+    sample: Callable,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+  ):
+    """Compiles nothing yet.
 
-  # Shardings are stated for all arguments, so that none may be left out.
-  learn = jax.jit(
-    learn,
-    in_shardings=(whole, lines, whole, whole),
-    out_shardings=whole,
-    donate_argnums=0,
-  )
+    Args:
+      train_step: From `make_train_step`.
+      sample: See `shard_sample`.
+      mesh: Of one axis.
+      batch_size: B, a multiple of the devices.
+    """
+    self._draw = shard_sample(sample, mesh, batch_size)
+    whole, lines = replicated(mesh), split_lines(mesh)
+    # Split like the lines, each device has its own lines' keys.
+    self._keys = jax.jit(
+      lambda key, step: line_keys(key, step, batch_size), out_shardings=lines
+    )
 
-  def step(state, assets, key, teacher=None, first=0):
-    at = state.step + first if first else state.step
-    return learn(state, draw(assets, key, at), key, teacher)
+    def learn(state, batch, key, teacher):
+      # Apart from every line's key: no line's index is this large.
+      noise = jax.random.fold_in(jax.random.fold_in(key, state.step), 2**31 - 1)
+      if teacher is None:
+        return train_step(state, batch, noise)
+      return train_step(state, batch, noise, teacher)
 
-  return step
+    # Shardings are stated for all arguments, so that none may be left out.
+    self._learn = early.Early(
+      jax.jit(
+        learn,
+        in_shardings=(whole, lines, whole, whole),
+        out_shardings=whole,
+        donate_argnums=0,
+      )
+    )
+
+  def __call__(
+    self,
+    state: PyTree,
+    assets: PyTree,
+    key: jax.Array,
+    teacher: PyTree = None,
+    first: int = 0,
+  ) -> tuple[PyTree, step_lib.Metrics]:
+    """One update.
+
+    Args:
+      state: Its buffers are donated.
+      assets: Of `sample`.
+      key: The run's, into which the step's number is folded.
+      teacher: What `train_step` takes as such.
+      first: Added to the step for the lines: the steps of stages before, where
+        these go on in one sequence.
+
+    Returns:
+      (state, metrics), replicated.
+    """
+    keys = self._keys(key, state.step + first if first else state.step)
+    return self._learn(state, self._draw(assets, keys), key, teacher)
+
+  def compile(
+    self, state: PyTree, assets: PyTree, key: jax.Array, teacher: PyTree = None
+  ) -> None:
+    """Begins to compile for arguments like these; shapes are enough."""
+    keys = jax.eval_shape(self._keys, key, state.step)
+    batch = jax.eval_shape(self._draw, assets, keys)
+    self._learn.compile(state, batch, key, teacher)

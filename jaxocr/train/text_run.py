@@ -81,12 +81,41 @@ class TextRun:
     )
     self._steps = collections.Counter()  # Of the stages so far, by series.
     self._compiled = {}  # Steps and evaluators, by what they depend on.
+    self._expected = []  # What is to be compiled ahead: functions.
 
   def say(self, *lines: str) -> None:
     """Prints, in the process that writes."""
     if distributed.is_writer():
       for line in lines:
         print(line, flush=True)
+
+  def expect(
+    self,
+    stage: stages_lib.Stage,
+    architecture: Mapping[str, Any],
+    *,
+    teacher: tuple[Mapping[str, Any], ship.Weights] | None = None,
+  ) -> None:
+    """Says what is trained after the stage that comes now.
+
+    It is compiled as soon as that one is under way, on the core that it leaves.
+    Arguments as of `train`.
+    """
+    teacher = teacher if stage.distillation else None
+    taught = None if teacher is None else teacher[0]
+    if self._key(stage, architecture, taught) in self._compiled:
+      return
+
+    def compile():
+      begin, train_step = self._step(stage, architecture, taught)
+      train_step.compile(
+        jax.eval_shape(lambda: begin(None)[0]),
+        self._assets,
+        _run_key(self.config.seed, ""),
+        None if teacher is None else ship.variables(teacher[1]),
+      )
+
+    self._expected.append(compile)
 
   def train(
     self,
@@ -132,9 +161,16 @@ class TextRun:
     earlier = self._steps[series]
     first = 0 if series is None else earlier
     evaluator = self._evaluator(architecture, stage.rules)
+
+    def update(state):
+      result = train_step(state, self._assets, key, taught, first)
+      while self._expected:
+        self._expected.pop()()
+      return result
+
     state = loop.fit(
       state,
-      lambda state: train_step(state, self._assets, key, taught, first),
+      update,
       lambda state: evaluator.rendered(state, self.config.progress_lines),
       plan=loop.Plan(
         steps=stage.steps,
@@ -210,7 +246,7 @@ class TextRun:
 
   def _step(self, stage, architecture, teacher):
     """As `make_step`; what is compiled serves all runs of the stage."""
-    key = (stage, *(a and tuple(a.items()) for a in (architecture, teacher)))
+    key = self._key(stage, architecture, teacher)
     if key not in self._compiled:
       self._compiled[key] = make_step(
         self.config,
@@ -221,6 +257,10 @@ class TextRun:
         teacher=teacher,
       )
     return self._compiled[key]
+
+  def _key(self, stage, architecture, teacher):
+    """What a compiled step depends on."""
+    return (stage, *(a and tuple(a.items()) for a in (architecture, teacher)))
 
   def _evaluator(self, architecture, rules) -> evaluate.Evaluator:
     """Of a network and form; what is compiled serves all its weights."""
@@ -290,7 +330,7 @@ def make_step(
     clip_norm=config.clip_norm,
     latent=stage.latent,
   )
-  train_step = sharding.shard_train_step(
+  train_step = sharding.TrainStep(
     step_lib.make_train_step(
       model,
       tx,

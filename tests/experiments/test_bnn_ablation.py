@@ -14,6 +14,7 @@ from jaxocr.compress import specs
 from jaxocr.text import ctc
 from jaxocr.train import optimiser
 from jaxocr.train import report_lines
+from jaxocr.train import ship
 from jaxocr.train import state as state_lib
 from jaxocr.train import text_run
 from jaxocr.train import writers
@@ -90,6 +91,7 @@ class Lines:
 
   def _make_step(self, config, stage, *args, **more):
     def begin(weights):
+      weights = weights or ship.Weights({}, {})  # Compiled ahead.
       state = state_lib.TrainState(
         step=np.zeros((), np.int32),
         params=weights.params,
@@ -107,6 +109,7 @@ class Lines:
       metrics = {"loss": (one, one), "finite": (one, one)}
       return state.replace(step=state.step + 1), metrics
 
+    step.compile = lambda *args: None
     return begin, step
 
 

@@ -83,6 +83,7 @@ class Watch:
         raise Killed
       return step(*given)
 
+    counted.compile = step.compile
     return state, counted
 
   def _write(self, inner, *args, **more):

@@ -1,4 +1,5 @@
 import functools
+import threading
 from typing import NamedTuple
 
 import chex
@@ -55,7 +56,7 @@ def test_each_device_draws_its_own_lines():
     jax.debug.inspect_array_sharding(batch.image, callback=seen.append)
     return batch
 
-  step = sharding.shard_train_step(
+  step = sharding.TrainStep(
     lambda state, batch, key: (state, jnp.sum(batch.image)),
     sample,
     mesh,
@@ -79,7 +80,7 @@ def test_all_stages_draw_with_one_function():
   seen = []
   for factor in (1, 2):
     # Two stages that learn in different ways.
-    step = sharding.shard_train_step(
+    step = sharding.TrainStep(
       lambda state, batch, key, f=factor: (
         State(state.step + 1),
         f * jnp.sum(batch.image),
@@ -98,16 +99,44 @@ def test_all_stages_draw_with_one_function():
   draw = sharding.shard_sample(sample, mesh, 16)
   assert sharding.shard_sample(sample, mesh, 16) is draw
   assert sharding.shard_sample(sample, mesh, 8) is not draw
-  batch = draw(levels, jax.random.key(0), jnp.array(0))
   keys = sharding.line_keys(jax.random.key(0), jnp.array(0), 16)
+  batch = draw(levels, keys)
   np.testing.assert_allclose(
     batch.image, tiny.sample(jnp.asarray(tiny.LEVELS), keys).image, atol=1e-6
   )
 
 
+def test_a_step_compiled_ahead_is_the_step():
+  mesh, traced = sharding.make_mesh(), []
+
+  def learn(state, batch, key):
+    traced.append(threading.current_thread())
+    return State(state.step + 1), jnp.sum(batch.image) + jax.random.uniform(key)
+
+  def two_steps(step):
+    state = sharding.place(State(step=np.int32(0)), whole)
+    totals = []
+    for _ in range(2):
+      state, total = step(state, levels, key)
+      totals.append(float(total))
+    return totals
+
+  whole, key = sharding.replicated(mesh), jax.random.key(0)
+  levels = sharding.place(tiny.LEVELS, whole)
+  early, late = (
+    sharding.TrainStep(learn, tiny.sample, mesh, batch_size=16)
+    for _ in range(2)
+  )
+  state = jax.eval_shape(lambda: State(step=jnp.zeros((), jnp.int32)))
+  early.compile(state, levels, key)
+  assert two_steps(early) == two_steps(late)
+  here = threading.current_thread()
+  assert len(traced) == 2 and traced[0] is not here and traced[1] is here
+
+
 def test_noise_is_of_the_step_and_no_lines_key():
   mesh = sharding.make_mesh()
-  step = sharding.shard_train_step(
+  step = sharding.TrainStep(
     lambda state, batch, key: (
       State(state.step + 1),
       jax.random.key_data(key),
@@ -132,7 +161,7 @@ def test_noise_is_of_the_step_and_no_lines_key():
 
 def test_the_teacher_is_handed_to_the_step_and_kept():
   mesh = sharding.make_mesh()
-  step = sharding.shard_train_step(
+  step = sharding.TrainStep(
     lambda state, batch, key, teacher=None: (
       State(state.step + 1),
       -1.0 if teacher is None else 2 * teacher["w"],
