@@ -59,6 +59,7 @@ class Watch:
 
   def __init__(self, monkeypatch, kill_at=None):
     self.starts, self.ends, self.steps, self.lines = {}, {}, {}, []
+    self.ahead = []  # What was compiled ahead, and the stage that ran then.
     self._kill_at = kill_at
     self._wrap(monkeypatch, text_run.TextRun, "train", self._train)
     self._wrap(monkeypatch, text_run, "make_step", self._make_step)
@@ -83,7 +84,11 @@ class Watch:
         raise Killed
       return step(*given)
 
-    counted.compile = step.compile
+    def compiled(*given):
+      self.ahead.append((stage.name, list(self.steps)[-1]))
+      step.compile(*given)
+
+    counted.compile = compiled
     return state, counted
 
   def _write(self, inner, *args, **more):
@@ -120,6 +125,8 @@ def check_what_is_left(workdir, report, watch):
   assert report["lines"] == 12 and report["steps"] == 10
   assert report["bytes"] == (workdir / "model.safetensors").stat().st_size
   assert watch.steps == STEPS
+  order = list(STEPS)
+  assert watch.ahead == list(zip(order[2:], order[1:-1], strict=True))
   for stage, steps in STEPS.items():
     assert (workdir / "checkpoints" / stage / str(steps)).is_dir(), stage
   for name in ("report.html", "predictions.tsv", "atlas.npz"):
