@@ -17,6 +17,7 @@ from jaxocr.train import report_lines
 from jaxocr.train import ship
 from jaxocr.train import state as state_lib
 from jaxocr.train import text_run
+from jaxocr.train import text_step
 from jaxocr.train import writers
 
 CONFIG = bnn_ablation.Config()
@@ -87,7 +88,7 @@ class Lines:
 
   def __init__(self, monkeypatch):
     self.seen = []
-    monkeypatch.setattr(text_run, "make_step", self._make_step)
+    monkeypatch.setattr(text_step, "make_step", self._make_step)
 
   def _make_step(self, config, stage, *args, **more):
     def begin(weights):

@@ -24,6 +24,7 @@ from jaxocr.train import sharding
 from jaxocr.train import ship
 from jaxocr.train import stages
 from jaxocr.train import text_run
+from jaxocr.train import text_step
 from jaxocr.train import workdirs
 from jaxocr.train import writers
 
@@ -62,7 +63,7 @@ class Watch:
     self.ahead = []  # What was compiled ahead, and the stage that ran then.
     self._kill_at = kill_at
     self._wrap(monkeypatch, text_run.TextRun, "train", self._train)
-    self._wrap(monkeypatch, text_run, "make_step", self._make_step)
+    self._wrap(monkeypatch, text_step, "make_step", self._make_step)
     self._wrap(monkeypatch, text_run.report, "write_report", self._write)
 
   def _wrap(self, monkeypatch, owner, name, around):
@@ -278,7 +279,7 @@ def test_one_device_and_eight_learn_alike(tmp_path, backbone):
   losses, moments = [], []
   for devices in (jax.devices()[:1], jax.devices()):
     mesh = sharding.make_mesh(devices)
-    begin, step = text_run.make_step(
+    begin, step = text_step.make_step(
       TINY, stage, architecture, sample, mesh, teacher=twin
     )
     state, moved = begin(None)
