@@ -8,6 +8,7 @@ dense 3x3 stays with `lax.conv`. `benchmarks/train_step.py` shows what they buy.
 
 from collections.abc import Sequence
 import functools
+import itertools
 import math
 
 import flax.linen as nn
@@ -253,11 +254,64 @@ def _depthwise_forward(x, kernel, strides):
 def _depthwise_backward(strides, residuals, cotangent):
   x, kernel = residuals
   taps = [
-    jnp.sum(seen * cotangent, axis=(0, 1, 2))
-    for seen in _shifted(x, kernel.shape[0], strides)
+    channel_sums(seen, heard)
+    for seen, heard in _overlaps(x, cotangent, kernel.shape[0], strides)
   ]
   dx = _depthwise_features_gradient(kernel, cotangent, strides, x.shape)
-  return dx, jnp.stack(taps).reshape(kernel.shape)
+  return dx, jnp.stack(taps).astype(kernel.dtype).reshape(kernel.shape)
+
+
+def channel_sums(x: jax.Array, y: jax.Array) -> jax.Array:
+  """Sums of x * y over all axes but the last, in float32.
+
+  XLA's CPU backend stores what enters a reduction and then reads it slowly.
+  Rows added by name become one loop without an intermediate result, and a
+  product with ones adds up what is left: four times as fast.
+
+  Args:
+    x: [B, H, W, C].
+    y: Of the same shape.
+
+  Returns:
+    [C].
+  """
+  batch, height, width, channels = x.shape
+  rows = jnp.zeros((batch, width, channels), x.dtype)
+  for i in range(height):
+    rows += x[:, i] * y[:, i]
+  rows = rows.reshape(-1, channels)
+  return lax.dot_general(
+    jnp.ones(rows.shape[0], rows.dtype),
+    rows,
+    (((0,), (0,)), ((), ())),
+    preferred_element_type=jnp.float32,
+  )
+
+
+def _overlaps(x, cotangent, size, strides):
+  """What each place of a kernel sees, and where, without any padding.
+
+  Args:
+    x: [B, H, W, C].
+    cotangent: [B, ceil(H / strides[0]), ceil(W / strides[1]), C].
+    size: k.
+    strides: Step in H and W.
+
+  Yields:
+    k * k pairs of equal shapes: slices of x and of the cotangent.
+  """
+  for place in itertools.product(range(size), repeat=2):
+    seen, heard = [slice(None)], [slice(None)]
+    for axis, (at, stride) in enumerate(zip(place, strides, strict=True), 1):
+      shift = at - _same_padding(size)[0]  # Pixels to the right or below.
+      first = max(0, -(shift // stride))
+      last = min(
+        cotangent.shape[axis] - 1, (x.shape[axis] - 1 - shift) // stride
+      )
+      pixel = first * stride + shift
+      seen.append(slice(pixel, last * stride + shift + 1, stride))
+      heard.append(slice(first, last + 1))
+    yield x[tuple(seen)], cotangent[tuple(heard)]
 
 
 def _depthwise_features_gradient(kernel, cotangent, strides, shape):

@@ -74,9 +74,10 @@ def test_spatial_conv_by_hand():
   assert float(layers.spatial_conv(x, kernel, pad_value=1.0)[0, 0, 0, 0]) == 7
 
 
+@pytest.mark.parametrize("height", [1, 7, 8])
 @pytest.mark.parametrize("strides", [(1, 1), (2, 1), (2, 2)])
-def test_depthwise_lowerings_agree_in_value_and_gradient(strides):
-  x = jax.random.normal(KEY, (2, 8, 12, 5))
+def test_depthwise_lowerings_agree_in_value_and_gradient(strides, height):
+  x = jax.random.normal(KEY, (2, height, 12, 5))
   kernel = jax.random.normal(KEY, (3, 3, 5))
 
   def reference(x, kernel):
@@ -98,6 +99,13 @@ def test_depthwise_lowerings_agree_in_value_and_gradient(strides):
     both = zip(gradients(lowering), gradients(reference), strict=True)
     for a, b in both:
       np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_channel_sums_by_hand():
+  x = jnp.arange(1.0, 9.0).reshape(1, 2, 2, 2)
+  np.testing.assert_array_equal(layers.channel_sums(x, x), [84, 120])
+  low = jnp.full((4, 8, 16, 1), 1.0, jnp.bfloat16)
+  assert layers.channel_sums(low, low) == 512  # float32 inside.
 
 
 def test_stem_is_a_strided_convolution():
