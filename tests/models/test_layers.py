@@ -160,6 +160,34 @@ class Tapped(nn.Module):
     return y * 2
 
 
+@pytest.mark.parametrize("shape", [(4, 5), (4, 6, 5), (4, 3, 6, 5)])
+def test_batch_norm_learns_as_flax_does(shape):
+  settings = dict(use_running_average=False, momentum=0.95, epsilon=1e-5)
+  ours = layers.BatchNorm(**settings, dtype=jnp.float32)
+  theirs = nn.BatchNorm(**settings)
+  x = 2 + 3 * jax.random.normal(KEY, shape)
+  variables = ours.init(KEY, x)
+  assert jax.tree.map(jnp.shape, variables) == (
+    jax.tree.map(jnp.shape, theirs.init(KEY, x))
+  )
+  params = {"scale": jnp.arange(1.0, 6), "bias": jnp.arange(5.0)}
+
+  def gradients(norm):
+    def loss(params, x):
+      y, updates = norm.apply(
+        {**variables, "params": params}, x, mutable=["batch_stats"]
+      )
+      return jnp.sum(jnp.sin(y)), (y, updates)
+
+    return jax.grad(loss, (0, 1), has_aux=True)(params, x)
+
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4),
+    gradients(ours),
+    gradients(theirs),
+  )
+
+
 def test_taps_are_left_where_they_are_asked_for():
   x = jax.random.normal(KEY, (3, 4))
   variables = Tapped().init(KEY, x)
