@@ -21,6 +21,8 @@ from jaxocr.train import step as step_lib
 
 AXIS = "data"
 PyTree = Any
+# (its variables, images [B, H, W, 1]) -> a tree of arrays [B, ...].
+Teacher = Callable[[PyTree, jax.Array], PyTree]
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -89,11 +91,20 @@ def shard_sample(sample: Callable, mesh: Mesh, batch_size: int) -> Callable:
   )
 
 
-class TrainStep:
-  """Draws lines on the devices and learns from them there.
+@functools.cache
+def shard_teacher(teacher: Teacher, mesh: Mesh) -> Callable:
+  """`teacher`, compiled once for all who ask; what it says is split by line."""
+  whole, lines = replicated(mesh), split_lines(mesh)
+  return jax.jit(teacher, in_shardings=(whole, lines), out_shardings=lines)
 
-  Two compiled functions: the stages of a run learn in different ways, but draw
-  in one, and compiling the drawing takes as long as compiling the learning.
+
+class TrainStep:
+  """Draws lines on the devices, asks a teacher of them, and learns from them.
+
+  Three compiled functions: the stages of a run learn in different ways, but
+  draw in one, and compiling the drawing takes as long as compiling the
+  learning. Drawing and asking do not depend on the state, so on a CPU they run
+  beside the learning of the step before, on cores that it leaves idle.
   """
 
   def __init__(
@@ -103,6 +114,7 @@ class TrainStep:
     mesh: Mesh,
     *,
     batch_size: int,
+    teacher: Teacher | None = None,
   ):
     """Compiles nothing yet.
 
@@ -111,26 +123,28 @@ class TrainStep:
       sample: See `shard_sample`.
       mesh: Of one axis.
       batch_size: B, a multiple of the devices.
+      teacher: Whose word `train_step` takes, if it takes any.
     """
     self._draw = shard_sample(sample, mesh, batch_size)
+    self._teach = teacher and shard_teacher(teacher, mesh)
     whole, lines = replicated(mesh), split_lines(mesh)
     # Split like the lines, each device has its own lines' keys.
     self._keys = jax.jit(
       lambda key, step: line_keys(key, step, batch_size), out_shardings=lines
     )
 
-    def learn(state, batch, key, teacher):
+    def learn(state, batch, key, taught):
       # Apart from every line's key: no line's index is this large.
       noise = jax.random.fold_in(jax.random.fold_in(key, state.step), 2**31 - 1)
-      if teacher is None:
+      if taught is None:
         return train_step(state, batch, noise)
-      return train_step(state, batch, noise, teacher)
+      return train_step(state, batch, noise, taught)
 
     # Shardings are stated for all arguments, so that none may be left out.
     self._learn = early.Early(
       jax.jit(
         learn,
-        in_shardings=(whole, lines, whole, whole),
+        in_shardings=(whole, lines, whole, lines),
         out_shardings=whole,
         donate_argnums=0,
       )
@@ -142,7 +156,7 @@ class TrainStep:
     assets: PyTree,
     key: jax.Array,
     teacher: PyTree = None,
-    first: int = 0,
+    at: int | None = None,
   ) -> tuple[PyTree, step_lib.Metrics]:
     """One update.
 
@@ -150,15 +164,17 @@ class TrainStep:
       state: Its buffers are donated.
       assets: Of `sample`.
       key: The run's, into which the step's number is folded.
-      teacher: What `train_step` takes as such.
-      first: Added to the step for the lines: the steps of stages before, where
-        these go on in one sequence.
+      teacher: Variables of the teacher.
+      at: Number of the step, for its lines; None: that of the state, for which
+        drawing then has to wait.
 
     Returns:
       (state, metrics), replicated.
     """
-    keys = self._keys(key, state.step + first if first else state.step)
-    return self._learn(state, self._draw(assets, keys), key, teacher)
+    keys = self._keys(key, state.step if at is None else np.int32(at))
+    batch = self._draw(assets, keys)
+    taught = self._teach and self._teach(teacher, batch.image)
+    return self._learn(state, batch, key, taught)
 
   def compile(
     self, state: PyTree, assets: PyTree, key: jax.Array, teacher: PyTree = None
@@ -166,4 +182,5 @@ class TrainStep:
     """Begins to compile for arguments like these; shapes are enough."""
     keys = jax.eval_shape(self._keys, key, state.step)
     batch = jax.eval_shape(self._draw, assets, keys)
-    self._learn.compile(state, batch, key, teacher)
+    taught = self._teach and jax.eval_shape(self._teach, teacher, batch.image)
+    self._learn.compile(state, batch, key, taught)

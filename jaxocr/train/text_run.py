@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Mapping, Sequence
 import dataclasses
+import itertools
 import os
 import pathlib
 from typing import Any
@@ -154,11 +155,17 @@ class TextRun:
     seed = self.config.seed if seed is None else seed
     key = _run_key(seed, stage.name if series is None else "")
     earlier = self._steps[series]
-    first = 0 if series is None else earlier
     evaluator = self._evaluator(architecture, stage.rules)
 
+    before = 0 if series is None else earlier
+    lines = (
+      None  # Their steps, counted here: a state says only when it is done.
+    )
+
     def update(state):
-      result = train_step(state, self._assets, key, taught, first)
+      nonlocal lines
+      lines = lines or itertools.count(before + int(state.step))
+      result = train_step(state, self._assets, key, taught, next(lines))
       while self._expected:
         self._expected.pop()()
       return result

@@ -1,6 +1,7 @@
 """What a stage of a text experiment runs: a state to begin with, a step."""
 
 from collections.abc import Callable, Mapping
+import functools
 from typing import Any
 
 import jax
@@ -61,11 +62,11 @@ def make_step(
       rules=stage.rules,
       hardness=stage.hardness(stage.harden_weights),
       sign_hardness=stage.hardness(stage.harden_signs),
-      teacher=None if teacher is None else make_teacher(teacher, dtype),
     ),
     sample,
     mesh,
     batch_size=config.batch_size,
+    teacher=teacher and make_teacher(tuple(teacher.items()), dtype),
   )
 
   def new():
@@ -119,9 +120,12 @@ def _filled(tree: PyTree, new: Callable[[], PyTree]) -> PyTree:
   return jax.tree.unflatten(structure, leaves)
 
 
-def make_teacher(architecture: Mapping[str, Any], dtype) -> step_lib.Teacher:
-  """What a network in eval mode says, with its taps."""
-  model = crnn.CRNN(**architecture, dtype=dtype)
+@functools.cache
+def make_teacher(
+  architecture: tuple[tuple[str, Any], ...], dtype
+) -> sharding.Teacher:
+  """What a network in eval mode says, with its taps; one for all stages."""
+  model = crnn.CRNN(**dict(architecture), dtype=dtype)
 
   def teacher(variables, image):
     logits, collections = model.apply(

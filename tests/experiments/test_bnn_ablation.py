@@ -103,9 +103,9 @@ class Lines:
       )
       return jax.tree.map(jnp.asarray, state), []
 
-    def step(state, assets, key, teacher, first=0):
+    def step(state, assets, key, teacher, at):
       data = tuple(jax.random.key_data(key).tolist())
-      self.seen.append((stage.name, data, int(state.step) + first))
+      self.seen.append((stage.name, data, at))
       one = jnp.ones(())
       metrics = {"loss": (one, one), "finite": (one, one)}
       return state.replace(step=state.step + 1), metrics
