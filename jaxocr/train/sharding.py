@@ -67,28 +67,40 @@ def place(tree: PyTree, sharding: NamedSharding) -> PyTree:
   return jax.tree.map(put, tree)
 
 
+def place_share(tree: PyTree, sharding: NamedSharding) -> PyTree:
+  """Puts on the mesh what is split over processes, each giving its own part."""
+  return jax.tree.map(
+    lambda part: jax.make_array_from_process_local_data(sharding, part), tree
+  )
+
+
 def line_keys(key: jax.Array, step: jax.Array, count: int) -> jax.Array:
   """Keys [count], one for each line of a step; they depend on nothing else."""
   return jax.random.split(jax.random.fold_in(key, step), count)
 
 
 @functools.cache
-def shard_sample(sample: Callable, mesh: Mesh, batch_size: int) -> Callable:
+def shard_sample(
+  sample: Callable, mesh: Mesh, batch_size: int, split_assets: bool = False
+) -> Callable:
   """`draw(assets, key, step) -> Batch`, compiled once for all who ask.
 
   Args:
     sample: `sample(assets, keys [B]) -> Batch`, pure, each line by its own key.
     mesh: Of one axis; every device draws the lines that it learns from.
     batch_size: B, a multiple of the devices.
+    split_assets: Whether `assets` are arrays [B, ...] that come with the step,
+      split like its lines, rather than what all lines are drawn from.
   """
   check_batch_size(batch_size, mesh.size)
   whole, lines = replicated(mesh), split_lines(mesh)
+  source = lines if split_assets else whole
 
   def draw(assets, key, step):
     keys = line_keys(key, step, batch_size)
     return sample(assets, jax.lax.with_sharding_constraint(keys, lines))
 
-  return jax.jit(draw, in_shardings=(whole, whole, whole), out_shardings=lines)
+  return jax.jit(draw, in_shardings=(source, whole, whole), out_shardings=lines)
 
 
 def shard_train_step(
@@ -97,6 +109,7 @@ def shard_train_step(
   mesh: Mesh,
   *,
   batch_size: int,
+  split_assets: bool = False,
 ) -> Callable:
   """Draws lines on the devices and learns from them there.
 
@@ -108,13 +121,14 @@ def shard_train_step(
     sample: See `shard_sample`.
     mesh: Of one axis.
     batch_size: B, a multiple of the devices.
+    split_assets: See `shard_sample`.
 
   Returns:
     `step(state, assets, key, teacher=None) -> (state, metrics)`, all of them
     replicated. The state given is donated. `key` is the run's; the step number
     is folded in. `teacher` is what `train_step` takes as such.
   """
-  draw = shard_sample(sample, mesh, batch_size)
+  draw = shard_sample(sample, mesh, batch_size, split_assets)
   whole, lines = replicated(mesh), split_lines(mesh)
 
   def learn(state, batch, key, teacher):

@@ -31,6 +31,9 @@ CONTENTS = (
   "rejected_checkpoints",
   writers.METRICS_FILE,
   "events.out.tfevents.*",
+  "projector_config.pbtxt",
+  "00000",  # TensorBoard's embedding, by its step.
+  "*.png",
   "atlas.npz",
   "teacher.safetensors",
   "teacher.json",

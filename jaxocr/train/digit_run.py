@@ -1,0 +1,437 @@
+"""One run of a digit experiment: its images, its seeds, what it leaves."""
+
+from collections.abc import Callable, Mapping, Sequence
+import os
+import pathlib
+import types
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxocr.compress import rules as rules_lib
+from jaxocr.compress import summary
+from jaxocr.data import digit_augment
+from jaxocr.data import digit_batches
+from jaxocr.data import digits as digits_lib
+from jaxocr.data import idx
+from jaxocr.export import bundle
+from jaxocr.models import digit_zoo
+from jaxocr.models import fold
+from jaxocr.models import macs
+from jaxocr.text import ctc
+from jaxocr.train import clock as clock_lib
+from jaxocr.train import configs
+from jaxocr.train import digit_board
+from jaxocr.train import digit_config
+from jaxocr.train import digit_report
+from jaxocr.train import distributed
+from jaxocr.train import evaluate
+from jaxocr.train import hardware
+from jaxocr.train import loop
+from jaxocr.train import objective
+from jaxocr.train import optimiser
+from jaxocr.train import report_lines
+from jaxocr.train import sharding
+from jaxocr.train import state as state_lib
+from jaxocr.train import step as step_lib
+from jaxocr.train import text_run
+from jaxocr.train import workdirs
+from jaxocr.train import writers
+
+_KEEP_CHECKPOINTS = 1
+_SAVES = 400  # Steps between checkpoints within an epoch.
+_LOOKED_AT = 1000  # Test images of which activations are looked at.
+
+Lines = list[report_lines.LineResult]
+
+
+class DigitRun:
+  """What the seeds of a run share.
+
+  Attributes:
+    config: Of the run.
+    workdir: Its folder.
+    set: The images.
+    clock: Started with the run.
+  """
+
+  def __init__(
+    self, config: digit_config.DigitConfig, workdir: str | os.PathLike
+  ):
+    """Loads the images.
+
+    Raises:
+      workdirs.WorkdirError: They cannot be had.
+    """
+    self.config, self.workdir = config, pathlib.Path(workdir)
+    self.workdir.mkdir(parents=True, exist_ok=True)
+    self.clock = clock_lib.Clock()
+    try:
+      self.set = config.load()
+    except (digits_lib.DataError, idx.IdxError) as error:
+      raise workdirs.WorkdirError(str(error)) from error
+    self._mesh = sharding.make_mesh()
+    self._done = 0  # Steps of the seeds so far.
+    self._compiled = {}
+
+  @property
+  def steps(self) -> int:
+    """Updates of one seed."""
+    return self.config.steps(len(self.set.train.labels))
+
+  def say(self, *lines: str) -> None:
+    """Prints, in the process that writes."""
+    if distributed.is_writer():
+      for line in lines:
+        print(line, flush=True)
+
+  def train(
+    self,
+    architecture: Mapping[str, Any],
+    seed: int,
+    *,
+    name: str = "",
+    make_tx: Callable[[optax.Schedule], optax.GradientTransformation]
+    | None = None,
+    learning_rate: float | None = None,
+  ) -> text_run.Weights:
+    """Trains one seed, from its newest checkpoint where there is one.
+
+    Args:
+      architecture: Arguments of `digit_zoo.make`.
+      seed: Of initial weights, order and movements.
+      name: Of its checkpoints; `seedN` by default.
+      make_tx: Schedule -> optimiser; None: Adam by parameter group.
+      learning_rate: Peak of the schedule; None: the config's.
+
+    Returns:
+      The averages at its end.
+    """
+    config, steps = self.config, self.steps
+    rate = config.learning_rate if learning_rate is None else learning_rate
+    schedule = optimiser.make_schedule(
+      learning_rate=rate,
+      warmup_steps=min(config.warmup_steps, steps // 10),
+      steps=steps,
+    )
+    model = self._model(architecture)
+    tx = self._optimiser(schedule) if make_tx is None else make_tx(schedule)
+    key = (tuple(architecture.items()), rate, make_tx)
+    if key not in self._compiled:
+      self._compiled[key] = self._step(model, tx)
+    image = jnp.zeros((1, digits_lib.SIZE_PX, digits_lib.SIZE_PX, 1))
+    init_key, run_key = jax.random.split(jax.random.key(seed))
+    state = jax.jit(
+      lambda k: state_lib.init_state(model, tx, k, image),
+      out_shardings=sharding.replicated(self._mesh),
+    )(init_key)
+    read = self.reader(architecture)
+    name = name or f"seed{seed}"
+    per_epoch = max(1, steps // config.epochs)
+    with digit_board.Board(self.workdir) as board:
+
+      def look(state):
+        board.histograms(self._done + int(state.step), state.ema_params)
+        return read(state)
+
+      state = loop.fit(
+        state,
+        _Feed(self, self._compiled[key], seed, run_key),
+        look,
+        plan=loop.Plan(
+          steps=steps,
+          batch_size=config.batch_size,
+          log_every=config.log_every,
+          eval_every=per_epoch,
+          checkpoint_every=min(per_epoch, _SAVES),
+          keep_checkpoints=_KEEP_CHECKPOINTS,
+          stage=name,
+          earlier_steps=self._done,
+        ),
+        workdir=self.workdir,
+        clock=self.clock,
+        learning_rate=schedule,
+      )
+    self._done += steps
+    return text_run.Weights(
+      *jax.device_get((state.ema_params, state.ema_collections))
+    )
+
+  def skip(self) -> None:
+    """Counts a seed whose results are kept from earlier."""
+    self._done += self.steps
+
+  def batches(self, seed: int) -> Callable[[int], digit_batches.Pair]:
+    """step -> this process's share of the training batch."""
+    return digit_batches.training_batches(
+      self.set.train,
+      batch_size=self.config.batch_size,
+      seed=seed,
+      process=jax.process_index(),
+      processes=jax.process_count(),
+    )
+
+  def feed(self, pair: digit_batches.Pair):
+    """A process's share of a batch, on the mesh."""
+    return sharding.place_share(pair, sharding.split_lines(self._mesh))
+
+  def reader(self, architecture: Mapping[str, Any]) -> Callable[[Any], Lines]:
+    """Makes `read(state)`: all test images as the shipped averages read them.
+
+    A state is anything with `ema_params` and `ema_collections`.
+    """
+    key = ("read", *architecture.items())
+    if key in self._compiled:
+      return self._compiled[key]
+    rules = digit_config.FORMS[self.config.form][0]
+    model = digit_zoo.make(**architecture, folded=True)
+    whole = sharding.replicated(self._mesh)
+    split = sharding.split_lines(self._mesh)
+    deploy = text_run.make_deploy(rules)
+
+    def classify(variables, images):
+      pixels = images.astype(jnp.float32) / 255
+      image = digit_augment.prepare(pixels, standard=self.config.standard)
+      logits = model.apply(variables, image)
+      classes, sure = ctc.best_path(logits[:, None])
+      return classes[:, 0], sure[:, 0]
+
+    classify = jax.jit(
+      classify, in_shardings=(whole, split), out_shardings=whole
+    )
+
+    def read(state) -> Lines:
+      variables = sharding.place(
+        deploy(state.ema_params, state.ema_collections), whole
+      )
+      lines = []
+      for images, labels, mask in digit_batches.evaluation_batches(
+        self.set.test, batch_size=self.config.batch_size
+      ):
+        found = classify(variables, sharding.place(images, split))
+        rows = zip(images, labels, *jax.device_get(found), mask, strict=True)
+        lines += [self._line(*row[:4]) for row in rows if row[4]]
+      return lines
+
+    self._compiled[key] = read
+    return read
+
+  def judge(
+    self, weights: text_run.Weights, architecture: Mapping[str, Any]
+  ) -> Lines:
+    """All test images, as the shipped form of the weights reads them."""
+    state = types.SimpleNamespace(
+      ema_params=weights.params, ema_collections=weights.collections
+    )
+    return self.reader(architecture)(state)
+
+  def look(
+    self, weights: text_run.Weights, architecture: Mapping[str, Any]
+  ) -> dict[str, np.ndarray]:
+    """What each layer says of the first test images, by its tap's name."""
+    model = digit_zoo.make(**architecture)
+    pixels = jnp.asarray(self.set.test.images[:_LOOKED_AT], jnp.float32) / 255
+    image = digit_augment.prepare(pixels, standard=self.config.standard)
+    params = rules_lib.fake(
+      weights.params, digit_config.FORMS[self.config.form][0]
+    )
+    logits, collections = jax.jit(
+      lambda v, x: model.apply(v, x, mutable=["taps"])
+    )({"params": params, **weights.collections}, image)
+    return jax.device_get(dict(objective.outputs(logits, collections).taps))
+
+  def run_seeds(self, architecture: Mapping[str, Any]) -> dict:
+    """Trains and judges every seed; saves the first; writes the report."""
+    config = self.config
+    accuracies, first, weights = [], None, None
+    for seed in range(config.seed, config.seed + config.seeds):
+      trained = self.train(architecture, seed)
+      lines = self.judge(trained, architecture)
+      accuracies.append(evaluate.score(lines)["line_accuracy"])
+      self.say(f"seed {seed}: test accuracy {accuracies[-1]:.4f}")
+      if first is None:
+        first, weights = lines, trained
+    sizes = form_sizes(weights.params, weights.collections)
+    figures = {
+      **spread(accuracies),
+      "accuracies": accuracies,
+      "test_images": len(first),
+      **sizes,
+      "bytes": sizes["bytes_of"][_kind(config.form)],
+      "macs": count_macs(architecture),
+      "epochs": config.epochs,
+      "steps": self.steps,
+    }
+    self.save(weights, architecture, figures)
+    taps = self.look(weights, architecture)
+    figures["dead_units"] = dead_shares(taps)
+    if distributed.is_writer():
+      with digit_board.Board(self.workdir) as board:
+        board.graph(digit_board.layer_table(architecture, weights.params))
+        board.embedding(self.set, taps["last"])
+    return self.report(figures, first)
+
+  def save(self, weights, architecture, figures) -> None:
+    """Packs, folded, into the workdir."""
+    rules = digit_config.FORMS[self.config.form][0]
+    params = jax.device_get(
+      text_run.pack_folded(weights.params, weights.collections, rules)
+    )
+    if distributed.is_writer():
+      kept = {k: v for k, v in weights.collections.items() if k == "ranges"}
+      bundle.save_bundle(
+        self.workdir / bundle.BUNDLE_NAME,
+        params,
+        kept,
+        {
+          "architecture": {**architecture, "folded": True},
+          "alphabet": {
+            "name": self.set.name,
+            "characters": list(self.set.classes),
+          },
+          "preprocess": {
+            "size": digits_lib.SIZE_PX,
+            "standard": self.config.standard,
+          },
+          "training": {**figures, "seed": self.config.seed},
+        },
+      )
+
+  def report(self, figures: Mapping[str, Any], lines: Lines, **extra) -> dict:
+    """Writes report.json and report.html; returns what the first holds."""
+    figures = {
+      **figures,
+      "seed": self.config.seed,
+      "hardware": hardware.describe(),
+      "config": configs.as_dict(self.config),
+      "images_per_s": self.clock.lines_per_s,
+      "seconds": self.clock.seconds,
+      "finished": True,
+    }
+    if distributed.is_writer():
+      page = digit_report.write(
+        self.workdir,
+        figures,
+        history=writers.read_history(self.workdir),
+        lines=lines,
+        classes=self.set.classes,
+        **extra,
+      )
+      self.say(workdirs.figures(figures), f"report {page}")
+    return figures
+
+  def _model(self, architecture):
+    return digit_zoo.make(**architecture)
+
+  def _optimiser(self, schedule):
+    return optimiser.make_optimiser(
+      schedule,
+      weight_decay=self.config.weight_decay,
+      clip_norm=self.config.clip_norm,
+    )
+
+  def _step(self, model, tx):
+    config = self.config
+    rules, features = digit_config.FORMS[config.form]
+    hardness = None
+    if rules == rules_lib.BINARY_SHIPPED:
+      rise = max(1, round(config.harden * self.steps))
+      hardness = optax.linear_schedule(0.0, 1.0, rise)
+    return sharding.shard_train_step(
+      step_lib.make_train_step(
+        model,
+        tx,
+        objective.class_objective,
+        ema_decay=config.ema_decay,
+        rules=rules,
+        hardness=hardness,
+        sign_hardness=hardness if "binary_activations" in features else None,
+      ),
+      digit_augment.make_sample(config.movement(), standard=config.standard),
+      self._mesh,
+      batch_size=config.batch_size,
+      split_assets=True,
+    )
+
+  def _line(self, image, label, digit, sure) -> report_lines.LineResult:
+    names, sure = self.set.classes, float(sure)
+    seen = ctc.Character(names[digit], sure, 0, image.shape[1])
+    read = ctc.Reading(names[digit], sure, (seen,))
+    return report_lines.LineResult(image, names[label], read, "real")
+
+
+class _Feed:
+  """`train_step(state)` that asks the pipeline for the state's batch."""
+
+  def __init__(self, run: DigitRun, step, seed: int, key):
+    self._run, self._step, self._key = run, step, key
+    self._batches = run.batches(seed)
+    self._next: int | None = None  # Asked of the state once, not each step.
+
+  def __call__(self, state):
+    if self._next is None:
+      self._next = int(state.step)
+    assets = self._run.feed(self._batches(self._next))
+    self._next += 1
+    return self._step(state, assets, self._key)
+
+
+def architecture(
+  config: digit_config.DigitConfig, network: str, classes: int, **fields
+) -> dict:
+  """Arguments of `digit_zoo.make` for the config's form."""
+  features = digit_config.FORMS[config.form][1]
+  return {"network": network, "classes": classes, **features, **fields}
+
+
+def spread(accuracies: Sequence[float]) -> dict:
+  """Mean and sample deviation, and how many they are of."""
+  several = len(accuracies) > 1
+  return {
+    "test_accuracy": float(np.mean(accuracies)),
+    "test_accuracy_std": float(np.std(accuracies, ddof=1)) if several else 0.0,
+    "seeds": len(accuracies),
+  }
+
+
+def form_sizes(params, collections) -> dict:
+  """Parameters, folded, and what they occupy in float32, int8 and one bit."""
+  folded = jax.eval_shape(fold.fold, params, collections)
+  kinds = {name: digit_config.FORMS[name][0] for name in ("float", "int8")}
+  kinds["binary"] = rules_lib.BINARY_SHIPPED
+  return {
+    "parameters": state_lib.count_parameters(folded),
+    "bytes_of": {
+      name: summary.summary(folded, rules).nbytes
+      for name, rules in kinds.items()
+    },
+  }
+
+
+def count_macs(architecture: Mapping[str, Any]) -> int:
+  """Multiply-accumulates of one image."""
+  model = digit_zoo.make(**architecture)
+  size = digits_lib.SIZE_PX
+  image = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
+  variables = jax.eval_shape(model.init, jax.random.key(0), image)
+  return sum(macs.count_macs(model.apply, variables, image).values())
+
+
+def dead_shares(taps: Mapping[str, np.ndarray]) -> dict[str, float]:
+  """Share of each layer's units that are 0 for every image and place.
+
+  Args:
+    taps: Features [B, ..., C]; the last layers' are left out.
+  """
+  return {
+    name: float(np.mean(~np.any(x, axis=tuple(range(x.ndim - 1)))))
+    for name, x in taps.items()
+    if name not in ("last", "out", "fc8")
+  }
+
+
+def _kind(form: str) -> str:
+  return "binary" if form.startswith("binary") else form
