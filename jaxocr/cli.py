@@ -3,6 +3,7 @@
   jaxocr read [--model MODEL] IMG [IMG...] [--json] [--chars]
   jaxocr models
   jaxocr info MODEL [--json]
+  jaxocr inspect RUN IMG --out FOLDER
   jaxocr render --out sheet.png
 
 MODEL is a run's folder, a bundle file, or a name that `jaxocr models` lists.
@@ -20,6 +21,7 @@ import sys
 
 import jaxocr
 from jaxocr import describe
+from jaxocr import inspection
 from jaxocr import zoo
 
 OK, SOME_FAILED, WRONG_USAGE = 0, 1, 2
@@ -64,6 +66,7 @@ def _make_parser() -> argparse.ArgumentParser:
   _add_read(commands)
   _add_models(commands)
   _add_info(commands)
+  inspection.add_command(commands)
   _add_render(commands)
   return parser
 

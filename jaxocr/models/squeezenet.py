@@ -39,9 +39,9 @@ class SqueezeNet(digit_net.DigitNet):
   | out   | K       | K       | dropout, mean of maps, 1x1
 
   1,235,496 parameters at 224x224x3 with 1,000 classes, as torchvision's;
-  726,474 at 28x28x1 with ten. All 3x3 windows are padded by one here. The mean is taken
-  before the last 1x1 rather than after it, which is the same without the ReLU
-  that the release has there.
+  726,474 at 28x28x1 with ten. All 3x3 windows are padded by one here. The mean
+  is taken before the last 1x1 rather than after it, which is the same without
+  the ReLU that the release has there.
   """
 
   @nn.compact

@@ -1,6 +1,7 @@
 """One run of a digit experiment: its images, its seeds, what it leaves."""
 
 from collections.abc import Callable, Mapping, Sequence
+import math
 import os
 import pathlib
 import types
@@ -45,6 +46,8 @@ _KEEP_CHECKPOINTS = 1
 _SAVES = 400  # Steps between checkpoints within an epoch.
 _LOOKED_AT = 1000  # Test images of which activations are looked at.
 
+_NO_RELU = ("last", "out", "fc8")  # Taps.
+
 Lines = list[report_lines.LineResult]
 
 
@@ -56,6 +59,7 @@ class DigitRun:
     workdir: Its folder.
     set: The images.
     clock: Started with the run.
+    done: Steps of the seeds so far.
   """
 
   def __init__(
@@ -74,7 +78,7 @@ class DigitRun:
     except (digits_lib.DataError, idx.IdxError) as error:
       raise workdirs.WorkdirError(str(error)) from error
     self._mesh = sharding.make_mesh()
-    self._done = 0  # Steps of the seeds so far.
+    self.done = 0
     self._compiled = {}
 
   @property
@@ -96,7 +100,7 @@ class DigitRun:
     name: str = "",
     make_tx: Callable[[optax.Schedule], optax.GradientTransformation]
     | None = None,
-    learning_rate: float | None = None,
+    schedule: optax.Schedule | None = None,
   ) -> text_run.Weights:
     """Trains one seed, from its newest checkpoint where there is one.
 
@@ -105,21 +109,23 @@ class DigitRun:
       seed: Of initial weights, order and movements.
       name: Of its checkpoints; `seedN` by default.
       make_tx: Schedule -> optimiser; None: Adam by parameter group.
-      learning_rate: Peak of the schedule; None: the config's.
+      schedule: Updates done -> learning rate; None: warm-up and a cosine.
 
     Returns:
       The averages at its end.
     """
     config, steps = self.config, self.steps
-    rate = config.learning_rate if learning_rate is None else learning_rate
-    schedule = optimiser.make_schedule(
-      learning_rate=rate,
-      warmup_steps=min(config.warmup_steps, steps // 10),
-      steps=steps,
-    )
+    name = name or f"seed{seed}"
+    if schedule is None:
+      schedule = optimiser.make_schedule(
+        learning_rate=config.learning_rate,
+        warmup_steps=min(config.warmup_steps, steps // 10),
+        steps=steps,
+      )
     model = self._model(architecture)
     tx = self._optimiser(schedule) if make_tx is None else make_tx(schedule)
-    key = (tuple(architecture.items()), rate, make_tx)
+    # What is compiled serves all seeds, but not other optimisers.
+    key = (tuple(architecture.items()), make_tx and name)
     if key not in self._compiled:
       self._compiled[key] = self._step(model, tx)
     image = jnp.zeros((1, digits_lib.SIZE_PX, digits_lib.SIZE_PX, 1))
@@ -129,12 +135,11 @@ class DigitRun:
       out_shardings=sharding.replicated(self._mesh),
     )(init_key)
     read = self.reader(architecture)
-    name = name or f"seed{seed}"
-    per_epoch = max(1, steps // config.epochs)
+    per_epoch = math.ceil(steps / config.epochs)
     with digit_board.Board(self.workdir) as board:
 
       def look(state):
-        board.histograms(self._done + int(state.step), state.ema_params)
+        board.histograms(self.done + int(state.step), state.ema_params)
         return read(state)
 
       state = loop.fit(
@@ -149,20 +154,20 @@ class DigitRun:
           checkpoint_every=min(per_epoch, _SAVES),
           keep_checkpoints=_KEEP_CHECKPOINTS,
           stage=name,
-          earlier_steps=self._done,
+          earlier_steps=self.done,
         ),
         workdir=self.workdir,
         clock=self.clock,
         learning_rate=schedule,
       )
-    self._done += steps
+    self.done += steps
     return text_run.Weights(
       *jax.device_get((state.ema_params, state.ema_collections))
     )
 
   def skip(self) -> None:
     """Counts a seed whose results are kept from earlier."""
-    self._done += self.steps
+    self.done += self.steps
 
   def batches(self, seed: int) -> Callable[[int], digit_batches.Pair]:
     """step -> this process's share of the training batch."""
@@ -429,8 +434,17 @@ def dead_shares(taps: Mapping[str, np.ndarray]) -> dict[str, float]:
   return {
     name: float(np.mean(~np.any(x, axis=tuple(range(x.ndim - 1)))))
     for name, x in taps.items()
-    if name not in ("last", "out", "fc8")
+    if name not in _NO_RELU
   }
+
+
+def dead_total(taps: Mapping[str, np.ndarray]) -> float:
+  """Share of all units that are 0 for every image and place."""
+  units = {
+    name: x.shape[-1] for name, x in taps.items() if name not in _NO_RELU
+  }
+  shares = dead_shares(taps)
+  return sum(shares[n] * units[n] for n in units) / sum(units.values())
 
 
 def _kind(form: str) -> str:

@@ -67,9 +67,19 @@ class TextRun:
   """
 
   def __init__(
-    self, config: text_config.TextConfig, workdir: str | os.PathLike
+    self,
+    config: text_config.TextConfig,
+    workdir: str | os.PathLike,
+    *,
+    lines: tuple[PyTree, PyTree, Callable] | None = None,
   ):
     """Reads the real lines and draws the glyphs.
+
+    Args:
+      config: Of the run.
+      workdir: Its folder.
+      lines: What they are drawn from in training, what in evaluation, and how,
+        as of `data.source`; None: the config's fonts, in both.
 
     Raises:
       workdirs.WorkdirError: The glyphs kept there are damaged or of another
@@ -85,10 +95,17 @@ class TextRun:
     ]
     self.say(*(file.summary() for file in self.files))
     self._mesh = sharding.make_mesh()
-    assets, self.sample = make_source(config, self.alphabet, self.workdir)
-    self._assets = sharding.place(assets, sharding.replicated(self._mesh))
+    if lines is None:
+      assets, self.sample = make_source(config, self.alphabet, self.workdir)
+      lines = assets, assets, self.sample
+    learnt, judged, self.sample = lines
+    whole = sharding.replicated(self._mesh)
+    self._assets = sharding.place(learnt, whole)
     self._rendered = evaluate.RenderedLines(
-      self.sample, self._assets, self._mesh, batch_size=config.batch_size
+      self.sample,
+      self._assets if judged is learnt else sharding.place(judged, whole),
+      self._mesh,
+      batch_size=config.batch_size,
     )
     self._steps = 0  # Of the stages so far.
     self._compiled = {}  # Steps and evaluators, by what they depend on.

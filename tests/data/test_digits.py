@@ -129,7 +129,8 @@ def test_real_mnist_without_tensorflow(tmp_path):
   code = f"""
 import sys
 from jaxocr.data import digits
-found = digits.load("mnist", mnist_dir={str(MNIST)!r}, data_dir={str(tmp_path)!r})
+mnist_dir, data_dir = {str(MNIST)!r}, {str(tmp_path)!r}
+found = digits.load("mnist", mnist_dir=mnist_dir, data_dir=data_dir)
 assert found.train.images.shape == (60000, 28, 28)
 assert found.test.images.shape == (10000, 28, 28)
 assert found.train.labels[:5].tolist() == [5, 0, 4, 1, 9]
