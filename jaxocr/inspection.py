@@ -150,39 +150,25 @@ def _tile(grey) -> np.ndarray:
   return picture
 
 
-def add_command(commands) -> None:
-  """Adds `inspect` to the parsers of `jaxocr`."""
-  parser = commands.add_parser(
-    "inspect",
-    help="draw what a digit network sees in a photo of a digit",
-    description="Reads a photo of one digit and writes PNGs: the image as the "
-    "network gets it, the maps of each layer, the first layer's filters, and "
-    "which pixels matter (saliency).",
-  )
-  parser.add_argument(
-    "model", metavar="MODEL", help="a digit run's folder or model.safetensors"
-  )
-  parser.add_argument("image", metavar="IMG", help="photo of one digit")
-  parser.add_argument(
-    "--out", required=True, metavar="FOLDER", help="for the PNGs"
-  )
-  parser.set_defaults(command=_command)
+def report(model: str, image: str, out: str) -> str:
+  """Inspects and saves; what to tell a person.
 
+  Args:
+    model: A digit run's folder or its model.safetensors.
+    image: A photo of one digit.
+    out: Folder for the PNGs.
 
-def _command(args) -> int:
-  import sys
-
+  Raises:
+    OSError, ValueError: See `inspect`.
+  """
   from jaxocr.export import bundle
 
-  path = pathlib.Path(args.model)
+  path = pathlib.Path(model)
   if path.is_dir():
     path /= bundle.BUNDLE_NAME
-  try:
-    found = inspect(path, args.image)
-    paths = save(found, args.out)
-  except (OSError, ValueError) as error:
-    print(f"jaxocr: {' '.join(str(error).split())}", file=sys.stderr)
-    return 2
-  print(f"{args.image}\t{found.read}\t{found.confidence:.3f}")
-  print(f"{args.out}: {len(paths)} pictures")
-  return 0
+  found = inspect(path, image)
+  paths = save(found, out)
+  return (
+    f"{image}\t{found.read}\t{found.confidence:.3f}\n"
+    f"{out}: {len(paths)} pictures"
+  )

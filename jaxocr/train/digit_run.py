@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 import math
 import os
 import pathlib
+import time
 import types
 from typing import Any
 
@@ -116,24 +117,10 @@ class DigitRun:
     """
     config, steps = self.config, self.steps
     name = name or f"seed{seed}"
-    if schedule is None:
-      schedule = optimiser.make_schedule(
-        learning_rate=config.learning_rate,
-        warmup_steps=min(config.warmup_steps, steps // 10),
-        steps=steps,
-      )
-    model = self._model(architecture)
-    tx = self._optimiser(schedule) if make_tx is None else make_tx(schedule)
-    # What is compiled serves all seeds, but not other optimisers.
-    key = (tuple(architecture.items()), make_tx and name)
-    if key not in self._compiled:
-      self._compiled[key] = self._step(model, tx)
-    image = jnp.zeros((1, digits_lib.SIZE_PX, digits_lib.SIZE_PX, 1))
+    schedule = schedule or self._schedule()
+    step, begin = self._step(architecture, name, schedule, make_tx)
     init_key, run_key = jax.random.split(jax.random.key(seed))
-    state = jax.jit(
-      lambda k: state_lib.init_state(model, tx, k, image),
-      out_shardings=sharding.replicated(self._mesh),
-    )(init_key)
+    state = begin(init_key)
     read = self.reader(architecture)
     per_epoch = math.ceil(steps / config.epochs)
     with digit_board.Board(self.workdir) as board:
@@ -144,7 +131,7 @@ class DigitRun:
 
       state = loop.fit(
         state,
-        _Feed(self, self._compiled[key], seed, run_key),
+        _Feed(self, step, seed, run_key),
         look,
         plan=loop.Plan(
           steps=steps,
@@ -164,6 +151,21 @@ class DigitRun:
     return text_run.Weights(
       *jax.device_get((state.ema_params, state.ema_collections))
     )
+
+  def step_ms(
+    self, architecture: Mapping[str, Any], *, count: int = 5
+  ) -> float:
+    """Median time of an update, in milliseconds, drawing the batch included."""
+    step, begin = self._step(architecture, "", self._schedule(), None)
+    key = jax.random.key(0)
+    state, feed = begin(key), _Feed(self, step, self.config.seed, key)
+    times = []
+    for _ in range(count + 1):
+      started = time.perf_counter()
+      state, metrics = feed(state)
+      jax.block_until_ready((state, metrics))
+      times.append(time.perf_counter() - started)
+    return 1000 * float(np.median(times[1:]))  # The first compiles.
 
   def skip(self) -> None:
     """Counts a seed whose results are kept from earlier."""
@@ -328,24 +330,37 @@ class DigitRun:
       self.say(workdirs.figures(figures), f"report {page}")
     return figures
 
-  def _model(self, architecture):
-    return digit_zoo.make(**architecture)
-
-  def _optimiser(self, schedule):
-    return optimiser.make_optimiser(
-      schedule,
-      weight_decay=self.config.weight_decay,
-      clip_norm=self.config.clip_norm,
+  def _schedule(self) -> optax.Schedule:
+    return optimiser.make_schedule(
+      learning_rate=self.config.learning_rate,
+      warmup_steps=min(self.config.warmup_steps, self.steps // 10),
+      steps=self.steps,
     )
 
-  def _step(self, model, tx):
+  def _step(self, architecture, name, schedule, make_tx):
+    """(step, begin): compiled once for all seeds of an optimiser."""
+    key = (tuple(architecture.items()), make_tx and name)
+    if key not in self._compiled:
+      self._compiled[key] = self._make_step(architecture, schedule, make_tx)
+    return self._compiled[key]
+
+  def _make_step(self, architecture, schedule, make_tx):
     config = self.config
     rules, features = digit_config.FORMS[config.form]
     hardness = None
     if rules == rules_lib.BINARY_SHIPPED:
       rise = max(1, round(config.harden * self.steps))
       hardness = optax.linear_schedule(0.0, 1.0, rise)
-    return sharding.shard_train_step(
+    if make_tx is None:
+      tx = optimiser.make_optimiser(
+        schedule,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+      )
+    else:
+      tx = make_tx(schedule)
+    model = digit_zoo.make(**architecture)
+    step = sharding.shard_train_step(
       step_lib.make_train_step(
         model,
         tx,
@@ -360,6 +375,12 @@ class DigitRun:
       batch_size=config.batch_size,
       split_assets=True,
     )
+    image = jnp.zeros((1, digits_lib.SIZE_PX, digits_lib.SIZE_PX, 1))
+    begin = jax.jit(
+      lambda key: state_lib.init_state(model, tx, key, image),
+      out_shardings=sharding.replicated(self._mesh),
+    )
+    return step, begin
 
   def _line(self, image, label, digit, sure) -> report_lines.LineResult:
     names, sure = self.set.classes, float(sure)
