@@ -2,7 +2,7 @@
 
   python launch.py --experiment=alexnet --cfg.mnist_dir=FOLDER
 
-EXPECT
+21,589,706 parameters. Not measured yet: some 15 minutes an epoch on one core.
 """
 
 import dataclasses

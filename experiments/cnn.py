@@ -2,7 +2,7 @@
 
   python launch.py --experiment=cnn --cfg.mnist_dir=FOLDER
 
-EXPECT
+34,826 parameters. Not measured yet: nobody has waited for three seeds.
 """
 
 import dataclasses

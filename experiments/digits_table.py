@@ -33,7 +33,6 @@ PHOTOS = "alexnet at 227x227x3, 1,000 classes"
 class Config(digit_config.DigitConfig):
   """Everything that a run depends on."""
 
-  epochs: int = 8
   # Networks to train whose whole name matches this regex; empty: all but
   # alexnet. It may be another one each time the same folder is gone on with.
   only: str = ""

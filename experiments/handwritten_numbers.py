@@ -2,7 +2,7 @@
 
   python launch.py --experiment=handwritten_numbers --cfg.mnist_dir=FOLDER
 
-EXPECT
+Not measured yet.
 
 Lines are drawn from the training digits while it learns and judged on lines of
 the test digits, whose writers it has not seen. It starts from the shipped float

@@ -2,9 +2,9 @@
 
   python launch.py --experiment=lenet5 --cfg.mnist_dir=FOLDER
 
-Expect 0.994 of the test images, mean of three seeds, in 6 min on one core.
---cfg.form=binary is the one-bit network, --cfg.layout=1998 the published
-layers.
+Expect 0.992 of the test images (0.9919 +- 0.0014, seeds 0 to 2), in 12 min on
+one core beside other work. --cfg.form=binary is the one-bit network,
+--cfg.layout=1998 the published layers.
 """
 
 import dataclasses

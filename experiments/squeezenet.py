@@ -2,7 +2,7 @@
 
   python launch.py --experiment=squeezenet --cfg.mnist_dir=FOLDER
 
-EXPECT
+726,474 parameters. Not measured yet over three seeds.
 """
 
 import dataclasses

@@ -2,7 +2,8 @@
 
   python launch.py --experiment=two_scale --cfg.mnist_dir=FOLDER
 
-EXPECT
+43,306 parameters. Not measured yet over three seeds; a step of 128 images takes
+about 0.1 s on one core.
 """
 
 import dataclasses

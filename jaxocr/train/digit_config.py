@@ -45,7 +45,7 @@ class DigitConfig:
   standard: bool = True
 
   # Times that each training image is seen.
-  epochs: int = 12
+  epochs: int = 8
   # Images of an update, a multiple of the devices.
   batch_size: int = 128
   # Peak of Adam's; then a cosine to zero.

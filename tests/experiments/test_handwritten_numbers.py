@@ -6,7 +6,6 @@ import pytest
 
 from experiments import handwritten_numbers
 from jaxocr.data import digits
-from jaxocr.data import idx
 from jaxocr.train import workdirs
 from tests.data import test_digit_lines
 

@@ -202,7 +202,7 @@ def test_forms_follow_the_rules_of_the_text_models():
     "Affine",
     "Float",
   ]
-  assert digit_config.INT8 == rules[1:]
+  assert rules[1:] == digit_config.INT8
 
 
 def test_line_models_are_not_for_inspect(tmp_path):
