@@ -20,7 +20,7 @@ from jaxocr.models import digit_zoo
 from jaxocr.models import macs
 from jaxocr.train import distributed
 
-_EMBEDDED = 500  # Test images.
+_EMBEDDED = 500  # Test images, at most.
 
 
 class Board:
@@ -60,7 +60,8 @@ class Board:
     """Features [B, C] before the last layer, with their images and classes."""
     if self._events is None:
       return
-    count = min(_EMBEDDED, len(last))
+    # A square: tensorboardX leaves what is empty of a sheet uninitialised.
+    count = math.isqrt(min(_EMBEDDED, len(last))) ** 2
     images = found.test.images[:count, None].astype(np.float32) / 255
     self._events.add_embedding(
       last[:count],

@@ -75,7 +75,12 @@ class DigitRun:
     self.workdir.mkdir(parents=True, exist_ok=True)
     self.clock = clock_lib.Clock()
     try:
+      # One process prepares a set, the others read it.
+      if not distributed.is_writer():
+        distributed.barrier("digits prepared")
       self.set = config.load()
+      if distributed.is_writer():
+        distributed.barrier("digits prepared")
     except (digits_lib.DataError, idx.IdxError) as error:
       raise workdirs.WorkdirError(str(error)) from error
     self._mesh = sharding.make_mesh()

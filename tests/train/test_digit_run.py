@@ -85,8 +85,6 @@ def test_two_steps_leave_all_that_a_run_leaves(tmp_path, few_digits, capsys):
   assert (tmp_path / "run" / "projector_config.pbtxt").exists()
 
   # The saved network can be looked into.
-  image = tmp_path / "digit.npy"
-  del image
   found = inspection.inspect(
     tmp_path / "run" / bundle.BUNDLE_NAME, few_digits.test.images[0]
   )
