@@ -25,6 +25,7 @@ from jaxocr.train import evaluate
 from jaxocr.train import interrupt
 from jaxocr.train import sweep_charts
 from jaxocr.train import text_config
+from jaxocr.train import workdirs
 from jaxocr.train import writers
 
 CELLS = "cells"
@@ -88,12 +89,18 @@ def run(config: Config, workdir: str | os.PathLike) -> dict:
   momenta = _numbers("momenta", config.momenta, 1.0)
   classes = len(run.set.classes)
   network = digit_run.architecture(config, "lenet5", classes, norm=False)
-  cells, best = [], None
+  cells = []
   for rate in rates:
     for momentum in momenta:
       cells.append(_cell(run, network, rate, momentum))
       run.say(_told(cells[-1]))
-  best = max(cells, key=lambda cell: cell["test_accuracy"])
+  living = [cell for cell in cells if cell["test_accuracy"] is not None]
+  if not living:
+    raise workdirs.WorkdirError(
+      "no setting kept its numbers finite; give lower --cfg.learning_rates and "
+      "another --workdir"
+    )
+  best = max(living, key=lambda cell: cell["test_accuracy"])
   chart = run.workdir / CHART
   if distributed.is_writer():
     sweep_charts.draw(chart, cells, rates, momenta)
@@ -133,23 +140,22 @@ def _cell(run, network, rate, momentum) -> dict:
       schedule=optax.constant_schedule(rate),
     )
   except interrupt.Diverged as diverged:
-    # Numbers that are no longer finite are a result here.
+    # Numbers that are no longer finite are a result here, of no accuracy.
     run.skip()
-    accuracy = 1 / network["classes"]
-    found |= {"test_accuracy": accuracy, "died": str(diverged).split(";")[0]}
+    found |= {"test_accuracy": None, "died": str(diverged).split(";")[0]}
     found |= {"dead_relus": None, "dead_by_layer": {}, "parameters": 0}
   else:
-    accuracy = evaluate.score(run.judge(weights, network))["line_accuracy"]
+    lines = run.judge(weights, network)
     taps = run.look(weights, network)
     found |= {
-      "test_accuracy": accuracy,
+      "test_accuracy": evaluate.score(lines)["line_accuracy"],
       "dead_relus": digit_run.dead_total(taps),
       "dead_by_layer": digit_run.dead_shares(taps),
       "parameters": digit_run.form_sizes(weights.params, weights.collections)[
         "parameters"
       ],
     }
-    if accuracy < 2 / network["classes"]:
+    if len({line.reading.text for line in lines}) == 1:
       found["died"] = "says one class for every image"
   found["curve"] = [
     (entry["step"] - start, entry["train/loss"])
@@ -168,9 +174,14 @@ def _told(cell) -> str:
   dead = cell["dead_relus"]
   return (
     f"learning rate {cell['learning_rate']:g}, momentum "
-    f"{cell['momentum']:g}: {cell['test_accuracy']:.4f}, dead ReLUs "
+    f"{cell['momentum']:g}: {_accuracy(cell)}, dead ReLUs "
     f"{'-' if dead is None else f'{dead:.1%}'} {cell['died']}"
   )
+
+
+def _accuracy(cell) -> str:
+  known = cell["test_accuracy"]
+  return "-" if known is None else f"{known:.4f}"
 
 
 def table(cells: list[dict]) -> str:
@@ -183,7 +194,7 @@ def table(cells: list[dict]) -> str:
     dead = cell["dead_relus"]
     rows.append(
       f"| {cell['learning_rate']:g} | {cell['momentum']:g} | "
-      f"{cell['test_accuracy']:.4f} | "
+      f"{_accuracy(cell)} | "
       f"{'-' if dead is None else f'{dead:.1%}'} | {cell['died']} |"
     )
   return "\n".join(rows) + "\n"

@@ -1,6 +1,7 @@
 """Pictures of a sweep over two settings."""
 
 from collections.abc import Mapping, Sequence
+import math
 import os
 
 from jaxocr import files
@@ -16,8 +17,8 @@ def draw(
 
   Args:
     path: Of the PNG; written aside, then renamed.
-    cells: By rate, then momentum: `learning_rate`, `momentum`, `test_accuracy`,
-      `dead_relus` (None where nothing is known) and `curve`, [(step, loss)].
+    cells: By rate, then momentum: `learning_rate`, `momentum`, `test_accuracy`
+      and `dead_relus` (None where training broke off), `curve` [(step, loss)].
     rates: Of the rows.
     momenta: Of the columns.
   """
@@ -26,7 +27,7 @@ def draw(
   page = figure.Figure(figsize=(15, 4.6), layout="constrained", dpi=110)
   heat, curves, scatter = page.subplots(1, 3)
   grid = [
-    [cell["test_accuracy"] for cell in cells[row : row + len(momenta)]]
+    [_known(cell) for cell in cells[row : row + len(momenta)]]
     for row in range(0, len(cells), len(momenta))
   ]
   picture = heat.imshow(grid, vmin=0, vmax=1, cmap="viridis", origin="lower")
@@ -35,10 +36,10 @@ def draw(
       heat.text(
         column,
         row,
-        f"{value:.3f}",
+        "died" if math.isnan(value) else f"{value:.3f}",
         ha="center",
         va="center",
-        color="black" if value > 0.6 else "white",
+        color="white" if value <= 0.6 else "black",
       )
   heat.set(
     title="Test accuracy",
@@ -69,3 +70,8 @@ def draw(
   )
   with files.aside(path) as part:
     page.savefig(part, format="png")
+
+
+def _known(cell) -> float:
+  accuracy = cell["test_accuracy"]
+  return math.nan if accuracy is None else accuracy

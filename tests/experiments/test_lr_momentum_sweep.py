@@ -42,7 +42,8 @@ def test_each_setting_is_run_once_and_a_death_is_a_result(
   figures = sweep.run(CONFIG, tmp_path)
   alive, dead = figures["cells"]
   assert (alive["learning_rate"], dead["learning_rate"]) == (0.05, 1e9)
-  assert not alive["died"] and dead["died"]
+  assert not alive["died"]
+  assert "not finite" in dead["died"] and dead["test_accuracy"] is None
   assert 0 <= alive["dead_relus"] <= 1
   assert figures["best"] == {"learning_rate": 0.05, "momentum": 0.1}
   assert figures["test_accuracy"] == alive["test_accuracy"]
@@ -50,7 +51,8 @@ def test_each_setting_is_run_once_and_a_death_is_a_result(
   assert "data:image/png" in (tmp_path / "report.html").read_text()
   kept = json.loads((tmp_path / "cells" / "lr0.05_m0.1.json").read_text())
   assert [step for step, _ in kept["curve"]] == [1, 2]
-  assert (tmp_path / "table.md").read_text().count("\n") == 4
+  text = (tmp_path / "table.md").read_text()
+  assert text.count("\n") == 4 and "| 1e+09 | 0.1 | - | - | the loss" in text
 
   # What is done is not done again.
   monkeypatch.setattr(digit_run.DigitRun, "train", None)
