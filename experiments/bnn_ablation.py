@@ -6,9 +6,10 @@ Two cores: 40 min at 300 steps a cell. Logits give most of what a teacher gives.
 
 Every cell starts from the shipped float teacher and changes one thing of the
 base: weights alpha * sign(w), features ApproxSign (W1A1) that start soft, logit
-distillation, one stage, float BiLSTM. Seeds differ in the lines seen. Done
-cells are kept, so that the command goes on where it stopped; --cfg.only=REGEX
-picks cells.
+distillation, one stage, float BiLSTM. Seeds differ in the lines seen; cells of
+one seed see the same lines in the same order, so that they can be compared in
+pairs. Done cells are kept, so that the command goes on where it stopped;
+--cfg.only=REGEX picks cells. The curves of each are in cells/NAME-SEED.
 """
 
 from collections.abc import Mapping
@@ -31,6 +32,8 @@ from jaxocr.compress import rules as rules_lib
 from jaxocr.compress import specs
 from jaxocr.text import alphabet as alphabet_lib
 from jaxocr.train import distributed
+from jaxocr.train import optimiser
+from jaxocr.train import ship
 from jaxocr.train import stages
 from jaxocr.train import state as state_lib
 from jaxocr.train import text_config
@@ -55,6 +58,8 @@ class Cell:
   binary_activations: bool = True
   sign: str = "approx"
   soft_start: bool = True
+  # Width of the features that enter the BiLSTM and the head; None: float.
+  activation_bits: int | None = None
   # What the teacher adds.
   distillation: distil.Distillation | None = _LOGIT
   # one: everything at once; two: features first, then weights; fsp: the FSP
@@ -62,6 +67,8 @@ class Cell:
   stages: str = "one"
   # Form of the BiLSTM's kernels.
   bilstm: specs.Spec = _FLOAT
+  # How the backbone's latent kernels learn.
+  latent: optimiser.LatentRule = optimiser.CLIPPED_ADAM
 
 
 _FSP = dict(pairs=bnn_crnn.FSP_PAIRS, logit=0.0)
@@ -81,6 +88,19 @@ GRID = (
     distillation=distil.Distillation(logit=0.0, attention=500.0, names=_BLOCKS),
   ),
   Cell(
+    "distil_feature",
+    distillation=distil.Distillation(
+      logit=0.0, feature=80.0, names=bnn_crnn.FEATURE_TAPS
+    ),
+  ),
+  # As bnn_crnn does.
+  Cell(
+    "distil_feature_logit",
+    distillation=distil.Distillation(
+      logit=24.0, feature=80.0, names=bnn_crnn.FEATURE_TAPS
+    ),
+  ),
+  Cell(
     "distil_all",
     distillation=distil.Distillation(
       logit=8.0,
@@ -93,12 +113,23 @@ GRID = (
   Cell("bilstm_int8", bilstm=_INT8),
   Cell("bilstm_ternary", bilstm=specs.Ternary()),
   Cell("bilstm_binary", bilstm=_BINARY),
+  Cell("bilstm_int4", bilstm=specs.Affine(affine.Grid(bits=4))),
+  Cell("bilstm_lsq4", bilstm=specs.LSQ(bits=4)),
   Cell("stages_two", stages="two"),
   Cell("features_float", binary_activations=False),
+  Cell("features_int8", activation_bits=8),
   Cell("weights_float", weights=_FLOAT),
   Cell("weights_ternary", weights=specs.Ternary()),
   Cell("weights_dorefa2", weights=specs.DoReFa(bits=2)),
   Cell("weights_through_scale", weights=specs.Binary(through_scale=True)),
+  Cell("optimiser_gated", latent=optimiser.GatedAdam(limit=0.5)),
+  # Weights that are signs from the first update on: less gamma than published,
+  # as a cell has a thousandth of the updates.
+  Cell("optimiser_bop", latent=optimiser.Bop(gamma=1e-2, threshold=1e-5)),
+  Cell(
+    "optimiser_bop2nd",
+    latent=optimiser.Bop2nd(gamma=1e-2, sigma=1e-2, threshold=0.1),
+  ),
   Cell("sign_hard_approx", soft_start=False),
   Cell("sign_hard_ste", soft_start=False, sign="ste"),
   Cell("sign_hard_swish", soft_start=False, sign="swish"),
@@ -171,6 +202,8 @@ def make_stages(cell: Cell, config: Config) -> tuple[stages.Stage, ...]:
     harden_signs=soft,
     harden_weights=soft,
     distillation=cell.distillation,
+    latent=cell.latent,
+    fresh=bnn_crnn.FRESH_RANGES if cell.activation_bits else (),
   )
   half = dataclasses.replace(whole, steps=config.steps // 2)
   if cell.stages == "two":
@@ -206,7 +239,7 @@ def run(config: Config, workdir: str | os.PathLike) -> dict:
   path = config.teacher or zoo.path("numeric-float")
   found = bnn_crnn.load_teacher(path)
   origin = bnn_crnn.hold_teacher(run, path, found)
-  teacher = text_run.load_weights(found)
+  teacher = ship.load_weights(found)
   lines, scores = run.judge(teacher, twin, rules_lib.ALL_FLOAT)
   run.say(f"teacher: line accuracy {scores['line_accuracy']:.3f}")
   rows = []
@@ -285,11 +318,10 @@ def table(rows, teacher, config) -> str:
 
 def _result(cell, seed, config, run, student, teacher, wanted) -> dict | None:
   """Of a cell and seed: kept, or trained now if it is wanted, or None."""
-  kept = run.workdir / CELLS / f"{cell.name}-{seed}.json"
-  if kept.exists() or not wanted:
-    run.skip(sum(stage.steps for stage in make_stages(cell, config)))
+  series = f"{CELLS}/{cell.name}-{seed}"
+  kept = run.workdir / f"{series}.json"
   if kept.exists():
-    _clear(cell, config, run)  # A kill may have come between.
+    _clear(run, series)  # A kill may have come between.
     return json.loads(kept.read_text(encoding="utf-8"))
   if not wanted:
     return None
@@ -297,6 +329,8 @@ def _result(cell, seed, config, run, student, teacher, wanted) -> dict | None:
     **student,
     "binary_activations": cell.binary_activations,
     "sign": cell.sign,
+    "activation_bits": cell.activation_bits,
+    "freeze_after": config.steps // 2,
   }
   weights = teacher[1]
   for stage in make_stages(cell, config):
@@ -306,24 +340,22 @@ def _result(cell, seed, config, run, student, teacher, wanted) -> dict | None:
       start=weights,
       teacher=teacher,
       seed=seed,
+      series=series,
     )
   _, scores = run.judge(weights, architecture, make_rules(cell))
   found = {"cell": cell.name, "seed": seed, **scores}
   if "real" in scores:
     found["real"] = scores["real"]["line_accuracy"]
   _write(kept, json.dumps(found) + "\n")
-  _clear(cell, config, run)
+  _clear(run, series)
   return found
 
 
-def _clear(cell, config, run) -> None:
-  """Removes a cell's checkpoints: the next seed's stages have their names."""
-  distributed.barrier(f"cell {cell.name} done")
+def _clear(run, series) -> None:
+  """Removes a done cell's checkpoints; its curves stay."""
+  distributed.barrier(f"{series} done")
   if distributed.is_writer():
-    for stage in make_stages(cell, config):
-      folder = run.workdir / "checkpoints" / stage.name
-      shutil.rmtree(folder, ignore_errors=True)
-  distributed.barrier(f"cell {cell.name} cleared")
+    shutil.rmtree(run.workdir / series / "checkpoints", ignore_errors=True)
 
 
 def _write(path: pathlib.Path, text: str) -> None:

@@ -32,6 +32,7 @@ from jaxocr.compress import summary
 from jaxocr.export import bundle
 from jaxocr.text import alphabet as alphabet_lib
 from jaxocr.train import distributed
+from jaxocr.train import ship
 from jaxocr.train import stages
 from jaxocr.train import state as state_lib
 from jaxocr.train import text_config
@@ -40,8 +41,13 @@ from jaxocr.train import workdirs
 
 # Where rows of the feature map are halved, FSP compares the two blocks between.
 FSP_PAIRS = (("block0", "block1"), ("block2", "block3"), ("block4", "block5"))
+# Features that the student learns by heart, down to those that enter the
+# BiLSTM, which starts as the teacher's.
+FEATURE_TAPS = ("block1", "block3", "block5", "frames")
 TEACHER_NAME = "teacher.safetensors"
 ORIGIN_NAME = "teacher.json"
+# Of a network with 8-bit features that starts from one without.
+FRESH_RANGES = (("ranges/.*", "learnt anew, from the first batch on"),)
 _SHARES = ("signs_share", "binary_share", "int8_share")
 
 
@@ -64,19 +70,24 @@ class Config(text_config.TextConfig):
   # Updates of the student, over its four stages.
   steps: int = 5000
   # Share of the first stage, in which features become signs.
-  signs_share: float = 0.2
+  signs_share: float = 0.1
   # Share of the second, in which weights become signs; the third, with FSP, has
   # what is left.
-  binary_share: float = 0.3
+  binary_share: float = 0.2
   # Share of the last, which settles with int8 for what is not binary.
-  int8_share: float = 0.1
+  int8_share: float = 0.06
   # Peak of the int8 stage's rate, which only settles what is there.
   int8_learning_rate: float = 5e-4
+  # Whether that stage also rounds the features that enter the BiLSTM and the
+  # head to 8 bits; their ranges stay from its middle on.
+  int8_features: bool = False
 
   # Weight of the FSP term, beside CTC's 1; see `compress.distil`.
   fsp: float = 1.0
   # Weight of the logits' term, a mean over frames where CTC's is a sum.
-  logit: float = 8.0
+  logit: float = 24.0
+  # Weight of the features' term, a mean over taps.
+  feature: float = 80.0
   # Of the logits; higher shows more of what comes second.
   temperature: float = 2.0
   # Whether the teacher's part falls to zero over each stage, so that the labels
@@ -115,12 +126,14 @@ class Config(text_config.TextConfig):
 
 
 def make_distillation(config: Config, *, fsp: bool) -> distil.Distillation:
-  """What the teacher adds, with FSP matrices or logits alone."""
+  """What the teacher adds, with FSP matrices or without."""
   return distil.Distillation(
     logit=config.logit,
+    feature=config.feature,
     fsp=config.fsp if fsp else 0.0,
     temperature=config.temperature,
     pairs=FSP_PAIRS,
+    names=FEATURE_TAPS,
   )
 
 
@@ -129,20 +142,20 @@ def make_stages(config: Config) -> tuple[stages.Stage, ...]:
   signs, binary, int8 = (
     round(getattr(config, name) * config.steps) for name in _SHARES
   )
-  logits, both = (make_distillation(config, fsp=on) for on in (False, True))
+  plain, both = (make_distillation(config, fsp=on) for on in (False, True))
   shared = dict(
     learning_rate=config.learning_rate, fade_teacher=config.fade_teacher
   )
   return (
     stages.Stage(
-      "signs", signs, harden_signs=0.6, distillation=logits, **shared
+      "signs", signs, harden_signs=0.6, distillation=plain, **shared
     ),
     stages.Stage(
       "binary",
       binary,
       rules=rules_lib.BINARY_KERNELS,
       harden_weights=0.4,
-      distillation=logits,
+      distillation=plain,
       **shared,
     ),
     stages.Stage(
@@ -156,7 +169,8 @@ def make_stages(config: Config) -> tuple[stages.Stage, ...]:
       "int8",
       int8,
       rules=rules_lib.BINARY_SHIPPED,
-      distillation=logits,
+      distillation=plain,
+      fresh=FRESH_RANGES if config.int8_features else (),
       **{**shared, "learning_rate": config.int8_learning_rate},
     ),
   )
@@ -168,9 +182,13 @@ def run(config: Config, workdir: str | os.PathLike) -> dict:
   twin, student = architectures(config, run.alphabet)
   teacher, origin = get_teacher(config, run, twin)
   done, weights = {}, teacher
+  shipped = shipped_architecture(config, student)
   for stage in make_stages(config):
     weights = done[stage.name] = run.train(
-      stage, student, start=weights, teacher=(twin, teacher)
+      stage,
+      shipped if stage.name == "int8" else student,
+      start=weights,
+      teacher=(twin, teacher),
     )
   figures = {
     "parameters": state_lib.count_parameters(done["int8"].params),
@@ -182,7 +200,7 @@ def run(config: Config, workdir: str | os.PathLike) -> dict:
     ("float", teacher, twin, rules_lib.ALL_FLOAT),
     ("binary", done["binary"], student, rules_lib.BINARY_KERNELS),
     ("binary_fsp", done["binary_fsp"], student, rules_lib.BINARY_KERNELS),
-    ("packed", done["int8"], student, rules_lib.BINARY_SHIPPED),
+    ("packed", done["int8"], shipped, rules_lib.BINARY_SHIPPED),
   ):
     lines, scores = run.judge(weights, architecture, rules)
     variants.append({"name": name, **scores, **sizes(weights, rules)})
@@ -191,7 +209,7 @@ def run(config: Config, workdir: str | os.PathLike) -> dict:
   size, _ = run.save(
     bundle.BUNDLE_NAME,
     done["int8"],
-    student,
+    shipped,
     rules_lib.BINARY_SHIPPED,
     {**training, "seed": config.seed, **figures},
   )
@@ -209,6 +227,14 @@ def architectures(
     text_run.architecture(config, alphabet, binary_activations=False, **shared),
     text_run.architecture(config, alphabet, binary_activations=True, **shared),
   )
+
+
+def shipped_architecture(config: Config, student: dict) -> dict:
+  """Of the last stage and of what is shipped."""
+  if not config.int8_features:
+    return student
+  steps = make_stages(config)[-1].steps
+  return {**student, "activation_bits": 8, "freeze_after": max(1, steps // 2)}
 
 
 def load_teacher(path: str | os.PathLike) -> bundle.Bundle:
@@ -229,7 +255,7 @@ def load_teacher(path: str | os.PathLike) -> bundle.Bundle:
 
 def get_teacher(
   config: Config, run: text_run.TextRun, twin: dict
-) -> tuple[text_run.Weights, dict[str, Any]]:
+) -> tuple[ship.Weights, dict[str, Any]]:
   """Its weights, and where they are from: file and hash."""
   path = config.teacher or zoo.path("numeric-float")
   own = run.workdir / TEACHER_NAME
@@ -237,29 +263,29 @@ def get_teacher(
   fault = misfit(found, config, run.alphabet)
   if not fault:
     run.say(f"teacher {path}, {found.meta['content_hash'][:12]}")
-    return text_run.load_weights(found), hold_teacher(run, path, found)
+    return ship.load_weights(found), hold_teacher(run, path, found)
   run.say(f"no shipped teacher fits ({fault}); training one first")
   weights = run.train(
     crnn.float_stage(config.teacher_steps, config.learning_rate), twin
   )
-  text_run.save(
+  ship.save(
     own, weights, twin, None, run.alphabet, {"steps": config.teacher_steps}
   )
   return weights, hold_teacher(run, own, bundle.load_bundle(own))
 
 
-def sizes(weights: text_run.Weights, rules: rules_lib.Rules) -> dict:
+def sizes(weights: ship.Weights, rules: rules_lib.Rules) -> dict:
   """Bytes of the parameters in a variant's form; `ratio` against float32.
 
   Folded, as it would be shipped; a file has names and metadata besides.
   """
   packed = jax.eval_shape(
-    lambda p, c: text_run.pack_folded(p, c, rules),
+    lambda p, c: ship.pack_folded(p, c, rules),
     weights.params,
     weights.collections,
   )
   plain = jax.eval_shape(
-    lambda p, c: text_run.pack_folded(p, c, rules_lib.ALL_FLOAT),
+    lambda p, c: ship.pack_folded(p, c, rules_lib.ALL_FLOAT),
     weights.params,
     weights.collections,
   )

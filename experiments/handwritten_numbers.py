@@ -23,6 +23,7 @@ from jaxocr.data import preprocess
 from jaxocr.data import render
 from jaxocr.export import bundle
 from jaxocr.text import alphabet as alphabet_lib
+from jaxocr.train import ship
 from jaxocr.train import state as state_lib
 from jaxocr.train import text_config
 from jaxocr.train import text_run
@@ -133,4 +134,4 @@ def start(config: Config, alphabet: alphabet_lib.Alphabet):
   found = bnn_crnn.load_teacher(zoo.path("numeric-float"))
   if bnn_crnn.misfit(found, config, alphabet):
     return None
-  return text_run.load_weights(found)
+  return ship.load_weights(found)

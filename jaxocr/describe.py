@@ -48,6 +48,7 @@ def fields(path: pathlib.Path, model) -> dict:
         "form": row.form,
         "bytes": row.nbytes,
         "macs": row.macs,
+        "macs_by_precision": row.macs_by_precision,
       }
       for row in summary.rows
     ],
@@ -62,7 +63,8 @@ def _sums(summary) -> dict:
     "bytes": summary.nbytes,
     "float32_bytes": summary.float_nbytes,
     "ratio": summary.ratio,
-    "macs": sum(row.macs or 0 for row in summary.rows),
+    "macs": summary.macs,
+    "macs_by_precision": summary.macs_by_precision,
   }
 
 
@@ -80,7 +82,8 @@ def text(path: pathlib.Path, model) -> str:
       f"  {meta['alphabet']['characters']}",
       _paragraph("preprocessing", _listed(meta["preprocess"])),
       _paragraph("training", _listed(meta["training"]) or "nothing is said"),
-      f"\nMACs are those of one line of {model.height}x{LINE_PX}.",
+      f"\nMACs are those of one line of {model.height}x{LINE_PX}, of weights x "
+      "features.",
       summary.table(),
       f"backbone: {backbone.float_nbytes:,} bytes in float32, "
       f"{backbone.nbytes:,} packed: {backbone.ratio:.1f} times smaller",

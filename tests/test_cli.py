@@ -1,4 +1,3 @@
-import inspect
 import json
 import math
 import os
@@ -13,13 +12,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from experiments import bnn_crnn
 import jaxocr
 from jaxocr import cli
 from jaxocr import zoo
 from jaxocr.compress import rules as rules_lib
-from jaxocr.data import corpus as corpus_lib
-from jaxocr.data import render
 from jaxocr.export import bundle
 from jaxocr.models import crnn
 import jaxocr.reader as reader_lib
@@ -321,15 +317,21 @@ def test_info_json_adds_up(shipped, capsys):
   kernel = rows["backbone/block0/spatial/conv/binary_kernel"]
   assert kernel["form"] == "bit" and kernel["bytes"] == 4 * (5 + 2)
   assert kernel["macs"] == 8 * 32 * 9 * 4 * 4
-  assert rows["head/kernel"]["macs"] == 32 * 8 * 3
+  assert kernel["macs_by_precision"] == {"bit x bit": kernel["macs"]}
+  assert rows["head/kernel"]["macs_by_precision"] == {
+    "int8 x float": 32 * 8 * 3
+  }
   assert rows["head/bias"]["bytes"] == 3 * 2
-  assert rows["head/bias"]["macs"] is None
+  assert rows["head/bias"]["macs"] == 0
   for part, prefix in (("all", ""), ("backbone", "backbone/")):
     chosen = [row for name, row in rows.items() if name.startswith(prefix)]
     count = sum(math.prod(row["shape"]) for row in chosen)
     sums = info[part]
     assert sums["bytes"] == sum(row["bytes"] for row in chosen)
-    assert sums["macs"] == sum(row["macs"] or 0 for row in chosen)
+    assert sums["macs"] == sum(row["macs"] for row in chosen)
+    assert sums["macs"] == sum(sums["macs_by_precision"].values())
+    one_bit = sum(r["macs"] for r in chosen if r["form"] == "bit")
+    assert sums["macs_by_precision"]["bit x bit"] == one_bit
     assert sums["count"] == count and sums["float32_bytes"] == 4 * count
     assert sums["ratio"] == pytest.approx(4 * count / sums["bytes"])
 
@@ -345,9 +347,11 @@ def test_info_for_a_person(shipped, run, capsys):
     "alphabet: two, 2 characters\n  ab\n",
     "preprocessing: height=32, frame_px=4",
     "line_accuracy=0.9877, seed=0, real.line_accuracy=0.875, real.n=1680",
-    "MACs are those of one line of 32x128",
+    "MACs are those of one line of 32x128, of weights x features",
   ):
     assert text in out, text
+  assert re.search(r"^all MACs +[\d,]+  bit x bit, \d\d\.\d%$", out, re.M)
+  assert re.search(r"^all MACs +[\d,]+  int8 x float, \d+\.\d%$", out, re.M)
   whole, backbone = out.splitlines()[-2:]
   assert re.fullmatch(r"[\d,]+ bytes in float32, .*: 1\d\.\d times.*", whole)
   assert re.fullmatch(r"backbone: .* packed: 1\d\.\d times.*", backbone)
@@ -368,50 +372,3 @@ def test_info_of_what_is_no_model(shipped, tmp_path, capsys):
   assert f"shipped model's name ({zoo.DEFAULT}, plain)" in no_such
   assert "holds no model.safetensors" in no_run
   assert "not a whole safetensors file" in no_bundle
-
-
-@pytest.mark.slow
-def test_render_writes_a_sheet(tmp_path, capsys):
-  out = tmp_path / "sheet.png"
-  argv = ["render", "--out", str(out), "--rows", "2", "--columns", "3"]
-  argv += ["--width", "64", "--seed", "7"]
-  assert cli.main(argv) == 0
-  assert capsys.readouterr().out == f"{out}: 6 lines\n"
-  with PIL.Image.open(out) as image:
-    assert image.format == "PNG"
-    assert image.size == (6 + 3 * 70, 6 + 2 * 54)
-    assert len(np.unique(np.asarray(image))) > 20  # Not blank.
-  assert os.listdir(tmp_path) == ["sheet.png"]  # Nothing left aside.
-
-
-def test_render_draws_as_the_experiment_does():
-  config = bnn_crnn.Config()
-  args = cli._make_parser().parse_args(["render", "--out", "sheet.png"])
-  assert args.width == config.width
-  assert args.width // cli._CHARACTER_PX == config.max_length
-  assert args.alphabet == config.alphabet
-  parameters = inspect.signature(corpus_lib.make_corpus).parameters
-  assert parameters["random_share"].default == config.random_share
-  assert config.strengths == render.RenderStrengths()
-
-
-def test_render_errors(tmp_path, capsys):
-  def fails(*argv):
-    code = cli.main(["render", "--width", "64", "--rows", "1", *argv])
-    assert code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
-
-  out = str(tmp_path / "sheet.png")
-  assert "not a directory" in fails("--out", out, "--fonts", "/none")
-  assert "alphabet 'frob'" in fails("--out", out, "--alphabet", "frob")
-  assert os.listdir(tmp_path) == []
-
-
-def test_render_to_a_missing_folder(tmp_path, capsys, monkeypatch):
-  lines = np.zeros((1, 32, 64)), ["1"]
-  monkeypatch.setattr(cli, "_rendered_lines", lambda args: lines)
-  out = str(tmp_path / "none" / "sheet.png")
-  assert cli.main(["render", "--out", out]) == 2
-  (line,) = capsys.readouterr().err.splitlines()
-  assert "No such file or directory" in line and out in line

@@ -21,6 +21,8 @@ from jaxocr.compress.rules import fake
 from jaxocr.compress.rules import match
 from jaxocr.compress.rules import pack
 from jaxocr.compress.rules import unpack
+from jaxocr.compress.rules import with_steps
+from jaxocr.compress.specs import LSQ
 from jaxocr.compress.specs import Affine
 from jaxocr.compress.specs import Binary
 from jaxocr.compress.specs import DoReFa
@@ -30,6 +32,7 @@ from jaxocr.compress.specs import Ternary
 from jaxocr.compress.summary import summarise
 
 __all__ = [
+  "LSQ",
   "Affine",
   "AffineTensor",
   "Binary",
@@ -48,4 +51,5 @@ __all__ = [
   "pack",
   "summarise",
   "unpack",
+  "with_steps",
 ]

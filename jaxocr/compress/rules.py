@@ -5,9 +5,12 @@ same recipe drives fake-quantisation in training, the packed file, and what is
 said of its size:
 
   fake(params, rules) == unpack(pack(params, rules))    bit for bit
+
+A spec whose step is learnt (`specs.LSQ`) finds it beside the parameter; the
+network sees neither the latent parameter nor the step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import re
 from typing import Any
 
@@ -76,6 +79,35 @@ def match(params: PyTree, rules: Rules) -> PyTree:
   return found
 
 
+def with_steps(params: PyTree, rules: Rules) -> PyTree:
+  """`params` with the step of each parameter that is to learn one.
+
+  A step that is there already stays. Before training starts, so that it is
+  optimised and saved with the rest.
+
+  Args:
+    params: Nested dicts of arrays.
+    rules: See `match`.
+
+  Raises:
+    ValueError: See `match`.
+  """
+  found = match(params, rules)
+
+  def add(params, found):
+    if not isinstance(params, Mapping):
+      return params
+    known = _steps(found)
+    steps = {
+      step: found[name].init(params[name])
+      for step, name in known.items()
+      if step not in params and name not in known
+    }
+    return {name: add(p, found[name]) for name, p in params.items()} | steps
+
+  return add(params, found)
+
+
 def fake(
   params: PyTree, rules: Rules, hardness: jax.Array | float = 1.0
 ) -> PyTree:
@@ -88,26 +120,63 @@ def fake(
       full precision to their final form.
 
   Returns:
-    A tree of the same structure, shapes and dtypes.
+    A tree of the same structure, shapes and dtypes, but for learnt steps, which
+    are in the parameters by now.
+
+  Raises:
+    ValueError: See `match`; or a step is missing.
   """
 
-  def form(spec, parameter):
-    formed = spec.fake(parameter)
+  def form(spec, parameter, *step):
+    formed = spec.fake(parameter, *step)
     return formed if formed is parameter else _mix(parameter, formed, hardness)
 
-  return jax.tree.map(form, match(params, rules), params, is_leaf=_is_spec)
+  return _map(form, params, rules)
 
 
 def pack(params: PyTree, rules: Rules) -> PyTree:
-  """What is stored: a tree like `params` with a packed tensor at each leaf.
+  """What is stored: a tree like that of `fake`, a packed tensor at each leaf.
 
   Raises:
-    ValueError: See `match`.
+    ValueError: See `match`; or a step is missing.
   """
+  return _map(lambda spec, *given: spec.pack(*given), params, rules)
+
+
+def _map(function, params: PyTree, rules: Rules) -> PyTree:
+  """function(spec, parameter, its step if it has one); steps themselves go."""
   found = match(params, rules)
-  return jax.tree.map(
-    lambda spec, p: spec.pack(p), found, params, is_leaf=_is_spec
-  )
+  if not any(isinstance(spec, specs.LSQ) for _, spec in rules):
+    return jax.tree.map(function, found, params, is_leaf=_is_spec)
+
+  def walk(params, found, above):
+    if not isinstance(params, Mapping):
+      return jax.tree.map(function, found, params, is_leaf=_is_spec)
+    formed, known = {}, _steps(found)
+    for name in [name for name in found if name not in known]:
+      spec = found[name]
+      if not isinstance(spec, specs.LSQ):
+        formed[name] = walk(params[name], spec, f"{above}{name}/")
+        continue
+      step = name + spec.beside
+      if step not in params:
+        raise ValueError(
+          f"{above}{name} has no {step} beside it, which {spec} needs; train "
+          "rules.with_steps(params, rules)"
+        )
+      formed[name] = function(spec, params[name], params[step])
+    return formed
+
+  return walk(params, found, "")
+
+
+def _steps(found: Mapping[str, Any]) -> dict[str, str]:
+  """Names of steps -> names of their parameters, at one level of a tree."""
+  return {
+    name + spec.beside: name
+    for name, spec in found.items()
+    if isinstance(spec, specs.LSQ)
+  }
 
 
 def unpack(packed: PyTree) -> PyTree:

@@ -9,6 +9,7 @@ BatchNorm's gain into a kernel asks for.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 from jax import lax
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 from jaxocr.compress import affine
 from jaxocr.compress import binarise
 from jaxocr.compress import dorefa
+from jaxocr.compress import lsq
 from jaxocr.compress import packed
 from jaxocr.compress import ternarise
 
@@ -149,8 +151,44 @@ class Affine:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class LSQ:
+  """Integers whose step is learnt, one for each of the last axis.
+
+  The step of NAME lies beside it in the tree of parameters as NAME_step; see
+  `rules.with_steps`. `fake` and `pack` take it as a second argument.
+  """
+
+  # Of a code, 2 to 8; codes are symmetric.
+  bits: int
+  # What a parameter's path ends in where its step lies.
+  beside: ClassVar[str] = "_step"
+
+  @property
+  def folds(self) -> bool:
+    return False  # A gain would have to go into the step as well.
+
+  def init(self, parameter: jax.Array) -> jax.Array:
+    """The step to begin with."""
+    return lsq.init_step(parameter, self.bits, per_channel=True)
+
+  def fake(self, parameter: jax.Array, step: jax.Array) -> jax.Array:
+    return lsq.lsq(parameter, step, bits=self.bits)
+
+  def pack(self, parameter: jax.Array, step: jax.Array) -> packed.AffineTensor:
+    codes, scale = lsq.lsq_codes(parameter, step, bits=self.bits)
+    return packed.pack_codes(
+      codes,
+      scale,
+      None,
+      bits=self.bits,
+      lowest=affine.Grid(bits=self.bits).lowest,
+      dtype=parameter.dtype,
+    )
+
+
 # A new spec is added here, and rules, packing, bundles and summaries know it.
-Spec = Float | Binary | Ternary | DoReFa | Affine
+Spec = Float | Binary | Ternary | DoReFa | Affine | LSQ
 
 
 def as_json(rules) -> list:

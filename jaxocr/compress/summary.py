@@ -1,9 +1,13 @@
-"""An honest account of every bit: what each parameter occupies.
+"""An honest account of every bit: what each parameter occupies and computes.
 
 All sizes are sums over the packed tree, the one that is saved; what a file
-holds besides (names, metadata) is left to whoever has the file.
+holds besides (names, metadata) is left to whoever has the file. Multiply-
+accumulates are data here, as of `models.macs`, which follows a model; of what
+precision each is follows from the form of the parameter and of the features
+that it meets. That is what the numbers are, whatever an engine makes of them.
 """
 
+import collections
 from collections.abc import Mapping
 import dataclasses
 import math
@@ -15,6 +19,8 @@ from jaxocr.compress import packed as packed_lib
 from jaxocr.compress import rules as rules_lib
 
 PyTree = Any
+# Path -> form of features (bit, int2 to int8, float) -> multiply-accumulates.
+Macs = Mapping[str, Mapping[str, int]]
 _FLOAT_BYTES = 4  # What a parameter is compared with: float32.
 
 
@@ -26,7 +32,20 @@ class Row:
   shape: tuple[int, ...]
   form: str  # bit, int8, int2, float16, ...
   nbytes: int  # Scales and zero points included.
-  macs: int | None  # Multiply-accumulates for one input; None: not counted.
+  # Form of features -> multiply-accumulates with them for one input; empty: in
+  # no product, or not counted.
+  macs_by_features: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+  @property
+  def macs(self) -> int:
+    """Multiply-accumulates for one input."""
+    return sum(self.macs_by_features.values())
+
+  @property
+  def macs_by_precision(self) -> dict[str, int]:
+    """`bit x bit`, `bit x float`, ...: the parameter's form, the features'."""
+    weights = "float" if "float" in self.form else self.form
+    return {f"{weights} x {f}": n for f, n in self.macs_by_features.items()}
 
   @property
   def count(self) -> int:
@@ -60,6 +79,18 @@ class Summary:
     """How many times smaller than in float32."""
     return self.float_nbytes / self.nbytes
 
+  @property
+  def macs(self) -> int:
+    return sum(row.macs for row in self.rows)
+
+  @property
+  def macs_by_precision(self) -> dict[str, int]:
+    """Of all parameters, the largest part first; see `Row`."""
+    parts = collections.Counter()
+    for row in self.rows:
+      parts.update(row.macs_by_precision)
+    return dict(sorted(parts.items(), key=lambda kv: (-kv[1], kv[0])))
+
   def below(self, prefix: str) -> "Summary":
     """Of the parameters whose path starts with `prefix`/."""
     return Summary(
@@ -76,22 +107,25 @@ class Summary:
     return dict(sorted(parts.items(), key=lambda kv: (-kv[1].count, kv[0])))
 
   def table(self) -> str:
-    """For a person: one line a parameter, then the sums by form."""
-    head = ("parameter", "shape", "form", "count", "bytes", "MACs")
+    """For a person: a line a parameter, then sums by form and by precision."""
+    head = ("parameter", "shape", "form", "count", "bytes", "MACs", "of")
     cells = [head]
     for row in self.rows:
       shape = "x".join(map(str, row.shape)) or "1"
-      macs = "" if row.macs is None else f"{row.macs:,}"
+      sums = (f"{row.count:,}", f"{row.nbytes:,}", _number(row.macs))
       cells.append(
-        (row.path, shape, row.form, f"{row.count:,}", f"{row.nbytes:,}", macs)
+        (row.path, shape, row.form, *sums, ", ".join(row.macs_by_precision))
       )
     for form, part in self.by_form().items():
-      cells.append((f"all {form}", "", form, *part._sums()))
-    cells.append(("all", "", "", *self._sums()))
+      cells.append((f"all {form}", "", form, *part._sums(), ""))
+    for precision, macs in self.macs_by_precision.items():
+      share = f"{precision}, {macs / self.macs:.1%}"
+      cells.append(("all MACs", "", "", "", "", _number(macs), share))
+    cells.append(("all", "", "", *self._sums(), ""))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
       "  ".join(
-        cell.ljust(w) if i < 3 else cell.rjust(w)
+        cell.rjust(w) if 3 <= i < 6 else cell.ljust(w)
         for i, (cell, w) in enumerate(zip(row, widths, strict=True))
       ).rstrip()
       for row in cells
@@ -103,21 +137,21 @@ class Summary:
     return "\n".join(lines)
 
   def _sums(self) -> tuple[str, str, str]:
-    macs = [row.macs for row in self.rows if row.macs is not None]
-    return (
-      f"{self.count:,}",
-      f"{self.nbytes:,}",
-      f"{sum(macs):,}" if macs else "",
-    )
+    return f"{self.count:,}", f"{self.nbytes:,}", _number(self.macs)
 
 
-def summarise(packed: PyTree, macs: Mapping[str, int] | None = None) -> Summary:
+def _number(macs: int) -> str:
+  return f"{macs:,}" if macs else ""
+
+
+def summarise(packed: PyTree, macs: Macs | None = None) -> Summary:
   """Of a packed tree, or of one of `jax.ShapeDtypeStruct`s.
 
   Args:
     packed: As of `rules.pack`.
-    macs: Path -> multiply-accumulates, as of `models.macs.count_macs`.
+    macs: As of `models.macs.count_macs`; None: they are left out.
   """
+  macs = {} if macs is None else macs
   leaves = jax.tree_util.tree_leaves_with_path(
     packed, is_leaf=packed_lib.is_packed
   )
@@ -130,7 +164,7 @@ def summarise(packed: PyTree, macs: Mapping[str, int] | None = None) -> Summary:
         shape=tensor.shape,
         form=tensor.form,
         nbytes=tensor.nbytes,
-        macs=None if macs is None else macs.get(name),
+        macs_by_features=macs.get(name, {}),
       )
     )
   return Summary(tuple(rows))
@@ -139,9 +173,11 @@ def summarise(packed: PyTree, macs: Mapping[str, int] | None = None) -> Summary:
 def summary(
   params: PyTree,
   rules: rules_lib.Rules,
-  macs: Mapping[str, int] | None = None,
+  macs: Macs | None = None,
 ) -> Summary:
   """What `params` will occupy under `rules`; nothing is computed.
+
+  `models.macs.summary` counts the multiply-accumulates of a model as well.
 
   Raises:
     ValueError: See `rules.match`.

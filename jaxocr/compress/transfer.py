@@ -4,7 +4,7 @@ A stage that silently starts from noise where names differ is the classic fault
 of staged training; here every leaf is accounted for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import re
 from typing import Any
@@ -31,7 +31,7 @@ class Moved:
 
 
 def transfer(
-  source: PyTree, target: PyTree, *, fresh: Sequence[str] = ()
+  source: PyTree, target: PyTree, *, fresh: Mapping[str, str] | None = None
 ) -> tuple[PyTree, list[Moved]]:
   """Puts the leaves of `source` into the places of `target`.
 
@@ -39,7 +39,8 @@ def transfer(
     source: Trained tree.
     target: Newly initialised tree.
     fresh: Regexes of whole paths that stay as initialised, such as a head for
-      another alphabet; the same paths of `source` are left out.
+      another alphabet, and why, for the report; the same paths of `source` are
+      left out. The first regex that matches counts.
 
   Returns:
     A tree like `target`, and what became of each of its leaves.
@@ -48,6 +49,7 @@ def transfer(
     TransferError: A leaf of either tree has no partner of its shape in the
       other and no regex of `fresh` names it, or such a regex names nothing.
   """
+  fresh = {} if fresh is None else fresh
   given = _by_path(source)
   wanted = _by_path(target)
   unused = [
@@ -57,8 +59,7 @@ def transfer(
     raise TransferError(f"fresh {', '.join(unused)} names no parameter")
 
   def reason(path):
-    pattern = next((p for p in fresh if re.fullmatch(p, path)), None)
-    return None if pattern is None else f"asked for by {pattern!r}"
+    return next((w for p, w in fresh.items() if re.fullmatch(p, path)), None)
 
   faults = [
     f"{path} of the source is not in the target"

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxocr.compress import binarise
+
 PyTree = Any
 Pair = tuple[jax.Array, jax.Array]  # (sum, count), [] float32 each.
 
@@ -77,6 +79,29 @@ def gate_gradient(limit: float = 1.0) -> optax.GradientTransformation:
       return jnp.where(outward, jnp.zeros_like(g), g)
 
     return jax.tree.map(gate, updates, params), state
+
+  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def to_signs() -> optax.GradientTransformation:
+  """Puts updated parameters onto their signs; 0 goes to +1.
+
+  Goes after `bop` where weights start as latent ones: after one update they are
+  +-1 (to the last bit after two) and stay so.
+
+  Returns:
+    A stateless transform whose `update` needs `params`.
+
+  Raises:
+    ValueError: From `update`, when called without params.
+  """
+
+  def update(updates, state, params=None):
+    _check_params("to_signs", params)
+    moved = jax.tree.map(
+      lambda u, p: binarise.hard_sign(p + u) - p, updates, params
+    )
+    return moved, state
 
   return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
@@ -198,23 +223,25 @@ def flip_ratio(old_params: PyTree, new_params: PyTree) -> Pair:
   return _sum(changed), _sum(jax.tree.map(jnp.size, old_params))
 
 
-def starved_share(params: PyTree, *, limit: float = 1.0) -> Pair:
-  """Share of output channels that can learn no more; (starved, channels).
+def starved_share(gradients: PyTree) -> Pair:
+  """Share of output channels that no gradient reaches; (starved, channels).
 
-  A channel is starved when abs(w) > limit for all of its weights: the clipped
-  straight-through estimator then passes no gradient to any of them.
+  A channel is starved when the gradient of each of its weights is exactly 0:
+  all of them lie beyond the bound of a clipped straight-through estimator
+  (weights that nothing keeps within it; larq warns of these), or nothing that
+  follows depends on what the channel gives. One step's figure; a share that
+  stays above 0 says that part of the network is trained no more.
 
   Args:
-    params: Latent kernels [..., C_out].
-    limit: Bound of the estimator, inclusive.
+    gradients: Of kernels [..., C_out], before any optimiser.
   """
 
-  def starved(kernel):
-    others = tuple(range(kernel.ndim - 1))
-    return jnp.sum(jnp.all(jnp.abs(kernel) > limit, axis=others))
+  def starved(gradient):
+    others = tuple(range(gradient.ndim - 1))
+    return jnp.sum(jnp.all(gradient == 0, axis=others))
 
-  channels = jax.tree.map(lambda kernel: kernel.shape[-1], params)
-  return _sum(jax.tree.map(starved, params)), _sum(channels)
+  channels = jax.tree.map(lambda gradient: gradient.shape[-1], gradients)
+  return _sum(jax.tree.map(starved, gradients)), _sum(channels)
 
 
 def _zeros(params):

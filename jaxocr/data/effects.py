@@ -1,10 +1,8 @@
 """What happens to ink on its way to a grey image: press, paper, light, lens.
 
-Each function works on one line. Noise comes from one draw of random bits per
-pixel, cut into bytes; slow fields are coarse grids enlarged by constant
-matrices. Blurs are mixed from products with constant matrices: they become one
-matrix product for the whole batch, where shifted adds are fused and computed
-again for every tap.
+Each function works on one line. Noise comes from one draw of random bits, cut
+into bytes; slow fields are coarse grids enlarged by constant matrices. Blurs
+are rows of taps, which a line mixes from constant ones.
 """
 
 import jax
@@ -17,6 +15,8 @@ _FIELD_ROWS = 4  # Of the grid behind a slow random field.
 _BLUR_PX = 0.7  # Standard deviation of the narrower of two constant blurs.
 MAX_BLUR_PX = 2 * _BLUR_PX  # Of the wider one; stronger blurs stop at it.
 MAX_MOTION_PX = 2  # Reach of the constant motion blur, likewise.
+SPREAD_REACH = 4  # Columns on either side that decide how ink spreads.
+_LENS_REACH = 8  # Of the taps: 6 of the wider blur and 2 of motion.
 
 
 def spread_ink(
@@ -30,18 +30,24 @@ def spread_ink(
 
   Args:
     roll: Random numbers of the line.
-    ink: Coverage [h, w] in [0, 1].
+    ink: Coverage [w + 2 * SPREAD_REACH, h] in [0, 1], column by column.
     weight: Scalar in [-1, 1]: thinner to bolder.
     breaks: How far the threshold wanders.
 
   Returns:
-    Coverage [h, w] in [0, 1].
+    Coverage [w, h + 1] in [0, 1]. The row added at the end is empty; added
+    here it costs nothing.
   """
-  soft = _blur_both(ink, 1.0)
-  wander = slow_field(roll, *ink.shape, columns_px=24)
+  width, height = ink.shape[0] - 2 * SPREAD_REACH, ink.shape[1]
+  taps = _gaussian(1.0, SPREAD_REACH)
+  band = np.tensordot(taps, _bands(height, SPREAD_REACH), 1).T
+  soft = ink @ np.pad(band, ((0, 0), (0, 1)))
+  soft = sum(tap * soft[k : k + width] for k, tap in enumerate(taps))
+  wander = slow_field(roll, height + 1, width, columns_px=24).T
   uneven = breaks * jnp.maximum(2 * roll.one() - 1, 0)
   threshold = 0.42 - 0.28 * weight + uneven * wander
-  return jnp.clip((soft - threshold) * 2.5 + 0.5, 0, 1)
+  spread = jnp.clip((soft - threshold) * 2.5 + 0.5, 0, 1)
+  return spread * (np.arange(height + 1) < height)[None]
 
 
 def ruled_lines(roll: dice.Dice, height: int, width: int, s) -> jax.Array:
@@ -53,7 +59,10 @@ def ruled_lines(roll: dice.Dice, height: int, width: int, s) -> jax.Array:
   across = jnp.clip(
     0.6 + u[2] - jnp.abs(y - near + (u[7] - 0.5) * x / width), 0, 1
   )
-  dashed = (u[3] < 0.3) & (jnp.mod(x, 4 + 6 * u[4]) < 2 + 2 * u[4])
+  # XLA's remainder is a call of fmod for each pixel.
+  period = 4 + 6 * u[4]
+  place = x - period * jnp.floor(x / period)
+  dashed = (u[3] < 0.3) & (place < 2 + 2 * u[4])
   across = jnp.where(dashed, 0.0, across)
   # Upright rules stand left of the text, where its margin is.
   upright = jnp.clip(0.6 + u[2] - jnp.abs(x - 1.2 * u[5]), 0, 1)
@@ -87,7 +96,7 @@ def photograph(
   """
   height, width = ink.shape
   u = roll.take(15)
-  grain, coarse = _noise_fields(key, height, width)
+  grain, coarse, sensor = _noise_fields(key, height, width)
   contrast = 1 - s.fade * u[0] ** 1.5
   paper = 1 - s.paper * u[1] ** 2
   light = s.light * slow_field(roll, height, width) * u[2]
@@ -98,11 +107,13 @@ def photograph(
   amount = s.noise * u[6] ** 2
   level = level + amount * u[7] * 2 * grain * (0.3 + ink)
   image = level * (1 - ink * contrast * jnp.clip(fading, 0, 1))
-  image = _blur(image, s.blur * u[8] ** 1.5 + 0.5 * (pixel_px - 1))
-  image = _motion_blur(
-    image, s.motion * jnp.maximum(2 * u[9] - 1, 0), u[10] < 0.3
+  image = _lens(
+    image,
+    blur_px=s.blur * u[8] ** 1.5 + 0.5 * (pixel_px - 1),
+    motion_px=s.motion * jnp.maximum(2 * u[9] - 1, 0),
+    upright=u[10] < 0.3,
   )
-  image = image + 0.6 * amount * jnp.roll(grain, 7, axis=1)
+  image = image + 0.6 * amount * sensor
   # The scanner's own black and white point: some clip the paper to pure white.
   gain = 1 + s.gain * u[11] ** 2
   lift = 0.3 * s.gain * u[12] ** 3
@@ -121,7 +132,10 @@ def slow_field(
   """Smooth random field [height, width] in [-1, 1]."""
   rows, columns = _FIELD_ROWS, max(2, -(-width // columns_px) + 1)
   grid = 2 * roll.take(rows, columns) - 1
-  return _interpolation(rows, height) @ grid @ _interpolation(columns, width).T
+  wide = grid @ _interpolation(columns, width).T
+  # A sum and not a product of matrices: it becomes part of what reads it.
+  weights = _interpolation(rows, height)
+  return sum(weights[:, k, None] * wide[k][None] for k in range(rows))
 
 
 def _interpolation(points: int, size: int) -> np.ndarray:
@@ -132,54 +146,81 @@ def _interpolation(points: int, size: int) -> np.ndarray:
 
 
 def _noise_fields(key, height, width):
-  """Two fields [H, W], roughly normal: fine, and two px coarse."""
-  bits = jax.random.bits(key, (height, width), jnp.uint32)
-  parts = [(bits >> shift) & 0xFF for shift in (0, 8, 16, 24)]
-  a, b, c, d = [part.astype(jnp.float32) / 127.5 - 1 for part in parts]
-  coarse = c + d
-  coarse = coarse + jnp.roll(coarse, 1, 0)
-  coarse = (coarse + jnp.roll(coarse, 1, 1)) * 0.6
-  return (a + b) * 1.2, coarse
+  """Three fields [H, W], roughly normal: fine, two px coarse, fine again.
+
+  All are one field of noise, looked at in places that are pixels apart.
+  """
+  # Two pixels to a word: random bits are a loop of their own on each backend.
+  half = width // 2 + 4
+  bits = jax.random.bits(key, (height + 4, half), jnp.uint32)
+  bits = jnp.concatenate([bits & 0xFFFF, bits >> 16], axis=1)
+  white = ((bits & 0xFF) + (bits >> 8)).astype(jnp.float32) / 127.5 - 2
+
+  def look(down, right):
+    return white[down : down + height, right : right + width]
+
+  coarse = look(3, 0) + look(3, 1) + look(4, 0) + look(4, 1)
+  return 1.2 * look(0, 0), 0.6 * coarse, 1.2 * look(0, 7)
 
 
-def _gaussian(size: int, sigma: float) -> np.ndarray:
-  """Constant matrix [size, size] of a Gaussian blur, edges repeated."""
-  offsets = np.arange(-4 * size, 5 * size)
-  inside = np.clip(offsets, 0, size - 1)
-  place = np.arange(size)[:, None]
-  weights = np.exp(-((place - offsets) ** 2) / (2 * sigma**2))
-  matrix = np.zeros((size, size))
-  np.add.at(matrix.T, inside, weights.T)
-  return (matrix / matrix.sum(axis=1, keepdims=True)).astype(np.float32)
+def _gaussian(sigma: float, reach: int) -> np.ndarray:
+  """Taps [2 reach + 1] of a Gaussian blur."""
+  weights = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
+  return (weights / weights.sum()).astype(np.float32)
 
 
-def _blur_both(x: jax.Array, sigma: float) -> jax.Array:
-  """Gaussian blur of [h, w] by two products with constant matrices."""
-  height, width = x.shape
-  return _gaussian(height, sigma) @ (x @ _gaussian(width, sigma).T)
+def _bands(size: int, reach: int) -> np.ndarray:
+  """Constant [2 reach + 1, size, size]: the matrix that each tap stands for.
+
+  Edges are repeated.
+  """
+  places = np.arange(size)
+  bands = np.zeros((2 * reach + 1, size, size), np.float32)
+  for tap, offset in enumerate(range(-reach, reach + 1)):
+    bands[tap, places, np.clip(places + offset, 0, size - 1)] = 1
+  return bands
 
 
-def _blur(x, sigma):
-  """Gaussian blur of up to `MAX_BLUR_PX`, mixed from two constant ones."""
-  once = _blur_both(x, _BLUR_PX)
-  twice = _blur_both(once, 3**0.5 * _BLUR_PX)
-  variance = (sigma / _BLUR_PX) ** 2
+def _lens_kernels() -> np.ndarray:
+  """Taps [2, 3, 2 _LENS_REACH + 1] of no, narrow and wide blur.
+
+  First without motion, then with all of it.
+  """
+  still = _gaussian(1e-3, _LENS_REACH)
+  near = _gaussian(_BLUR_PX, _LENS_REACH)
+  far = np.convolve(near, _gaussian(3**0.5 * _BLUR_PX, _LENS_REACH), "same")
+  kernels = np.stack([still, near, far])
+  segment = np.full(2 * MAX_MOTION_PX + 1, 1 / (2 * MAX_MOTION_PX + 1))
+  moved = np.stack([np.convolve(taps, segment, "same") for taps in kernels])
+  both = np.stack([kernels, moved])
+  return (both / both.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+def _lens_taps(blur_px, motion_px):
+  """Taps [2 _LENS_REACH + 1] along an axis without motion and one with it."""
+  variance = (blur_px / _BLUR_PX) ** 2
   near = jnp.clip(variance, 0, 1)
   far = jnp.clip((variance - 1) / 3, 0, 1)
-  return x + near * (once - x) + near * far * (twice - once)
+  mix = jnp.stack([1 - near, near * (1 - far), near * far])
+  sharp, moved = mix @ _lens_kernels()
+  return sharp, sharp + jnp.clip(motion_px / MAX_MOTION_PX, 0, 1) * (
+    moved - sharp
+  )
 
 
-def _segment(size: int, reach: int) -> np.ndarray:
-  """Constant matrix [size, size]: mean of 2 reach + 1 neighbours."""
-  distance = np.abs(np.arange(size)[:, None] - np.arange(size))
-  matrix = (distance <= reach).astype(np.float32)
-  return matrix / matrix.sum(axis=1, keepdims=True)
+def _lens(x, *, blur_px, motion_px, upright):
+  """Blur of [H, W], up to `MAX_BLUR_PX`, and motion along one axis.
 
-
-def _motion_blur(x, reach, upright):
-  """Mean over a segment, up to `MAX_MOTION_PX` either way, along one axis."""
+  Motion is a mean over a segment, up to `MAX_MOTION_PX` either way.
+  """
   height, width = x.shape
-  across = x @ _segment(width, MAX_MOTION_PX).T
-  down = _segment(height, MAX_MOTION_PX) @ x
-  amount = jnp.clip(reach / MAX_MOTION_PX, 0, 1)
-  return x + amount * (jnp.where(upright, down, across) - x)
+  sharp, moved = _lens_taps(blur_px, motion_px)
+  down = jnp.where(upright, moved, sharp)
+  across = jnp.where(upright, sharp, moved)
+  # Down as a product and across as a sum: a product's result is stored, while
+  # of two sums the first would be made anew for each tap of the second.
+  x = jnp.tensordot(down, _bands(height, _LENS_REACH), 1) @ x
+  x = jnp.pad(x, ((0, 0), (_LENS_REACH, _LENS_REACH)), mode="edge")
+  return sum(
+    across[k] * x[:, k : k + width] for k in range(2 * _LENS_REACH + 1)
+  )

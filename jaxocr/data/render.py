@@ -13,12 +13,14 @@ import dataclasses
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxocr.data import atlas as atlas_lib
 from jaxocr.data import dice
 from jaxocr.data import effects
 
 _OVERSAMPLE = 2  # Strip columns per image column.
+_BYTES = (0, 8, 16, 24)  # Bits to shift a word by, lowest byte first.
 
 # Largest strengths, in each field's unit; other fields stop at 1. Blurs would
 # saturate in silence, crops and curves push the text out of the image.
@@ -185,7 +187,7 @@ def _lay_out(atlas, font, label, length, draw):
   ink_width = atlas.ink_width[font, label]
   # Fixed pitch centres each glyph's ink in cells of one width, a little wider
   # than the font's widest digit or letter needs.
-  cell = draw["pitch"] * jnp.median(atlas.advance[font]) * 1.25
+  cell = draw["pitch"] * jnp.median(atlas.advance, axis=1)[font] * 1.25
   centred = (cell - ink_width) / 2
   bearing = jnp.where(draw["fixed_pitch"], centred, bearing)
   advance = jnp.where(draw["fixed_pitch"], cell, advance)
@@ -215,25 +217,38 @@ def _fit(draw, total, width):
 
 
 def _gather_strip(atlas, font, label, left, scale_x, width):
-  """The straight line [cell height, W * _OVERSAMPLE] in [0, 1].
+  """The straight line in [0, 1], column by column.
 
-  Each strip column takes the glyph whose cell it falls into, and the ones
-  before and after it as well, so that overhanging glyphs are not cut.
+  Each strip column takes the glyph whose cell it falls into, and the one
+  before as well, so that overhanging glyphs are not cut.
+
+  Returns:
+    [W * _OVERSAMPLE + 2 * effects.SPREAD_REACH, cell height]; the reach on
+    either side repeats the first and the last column.
   """
-  columns = jnp.arange(width * _OVERSAMPLE) + 0.5
-  x = columns / (_OVERSAMPLE * scale_x)  # Atlas px from the line's start.
-  own = jnp.sum(left[None] <= x[:, None], axis=1) - 1
-  cells = atlas.columns[font]
-  cell_width = cells.shape[1]
-  strip = jnp.zeros((columns.shape[0], cells.shape[2]), jnp.uint8)
-  for step in (-1, 0, 1):
-    glyph = jnp.clip(own + step, 0, label.shape[0] - 1)
+  last = width * _OVERSAMPLE - 1
+  reach = effects.SPREAD_REACH
+  columns = np.clip(np.arange(-reach, last + reach + 1), 0, last)
+  # Atlas px from the line's start.
+  x = (columns + 0.5).astype(np.float32) / (_OVERSAMPLE * scale_x)
+  own = jnp.sum(left[:, None] <= x[None], axis=0) - 1
+  _, classes, cell_width, cell_height = atlas.columns.shape
+  cells = atlas.columns.reshape(-1, cell_height)
+  first = (font * classes + label) * cell_width
+
+  def find(glyph):
+    """Whether the columns lie in the glyph's cells, and where in `cells`."""
+    glyph = jnp.clip(glyph, 0, label.shape[0] - 1)
     offset = jnp.floor(x - left[glyph]).astype(jnp.int32)
-    valid = (offset >= 0) & (offset < cell_width)
-    class_id = jnp.where(valid, label[glyph], 0)
-    gathered = cells[class_id, jnp.clip(offset, 0, cell_width - 1)]
-    strip = jnp.maximum(strip, gathered)
-  return strip.T.astype(jnp.float32) / 255
+    inside = (offset >= 0) & (offset < cell_width)
+    return inside, jnp.where(inside, first[glyph] + offset, 0)
+
+  # The next has begun only where its bearing passes over its neighbour.
+  begun, after = find(own + 1)
+  before = find(own - 1)[1]
+  rows = find(own)[1], jnp.where(begun, after, before)
+  ink = [cells.at[row].get(mode="promise_in_bounds") for row in rows]
+  return jnp.maximum(*ink).astype(jnp.float32) / 255
 
 
 def _warp(draw, atlas, cap_px, line_px, height, width, strengths):
@@ -262,7 +277,9 @@ def _warp(draw, atlas, cap_px, line_px, height, width, strengths):
   gap = draw["line_gap"] * atlas_lib.CAP_PX
   top = atlas.baseline - atlas_lib.CAP_PX * 1.15
   bottom = atlas.baseline + atlas_lib.CAP_PX * 0.28
-  other_u = jnp.mod(u + draw["line_shift"] * 2 * line_px, 2 * line_px + 1)
+  period = 2 * line_px + 1
+  other_u = u + draw["line_shift"] * 2 * line_px
+  other_u = other_u - period * jnp.floor(other_u / period)
   from_above = draw["above"] & (v < top)
   from_below = draw["below"] & (v > bottom)
   hidden = (~draw["above"] & (v < top - 12)) | (
@@ -275,27 +292,53 @@ def _warp(draw, atlas, cap_px, line_px, height, width, strengths):
   pitch_v = atlas_lib.CAP_PX / draw["dot_rows"]
   pitch_u = pitch_v * scale_y * _OVERSAMPLE * draw["dot_aspect"]
   cell_v, cell_u = jnp.floor(v / pitch_v) + 0.5, jnp.floor(u / pitch_u) + 0.5
-  radius = jnp.hypot(v / pitch_v - cell_v, u / pitch_u - cell_u)
+  off_v, off_u = v / pitch_v - cell_v, u / pitch_u - cell_u
+  radius = jnp.sqrt(off_v**2 + off_u**2)
   dot_mask = jnp.clip((draw["dot_radius"] - radius) * 3 + 0.5, 0, 1)
   v = jnp.where(draw["dots"], cell_v * pitch_v, v)
   u = jnp.where(draw["dots"], cell_u * pitch_u, u)
   return v - 0.5, u - 0.5, dot_mask, draw["dots"]
 
 
+def _pack_corners(strip):
+  """Every 2 x 2 neighbourhood of strip [w, h] as the bytes of one word.
+
+  The last row must be empty: it parts each column from the next.
+
+  Returns:
+    [(w + 1) h or more] uint32. Word `c h + r` holds the columns c - 1 (low
+    half) and c, the rows r - 1 (low byte) and r of each; 0 outside the strip.
+  """
+  height = strip.shape[1]
+  levels = (255 * strip + 0.5).astype(jnp.uint8).reshape(-1)
+  border = jnp.zeros(height + 1, jnp.uint8)
+  levels = jnp.concatenate([border, levels, border]).astype(jnp.uint32)
+  size = levels.shape[0] - height - 1
+  words = sum(
+    levels[start : start + size] << shift
+    for start, shift in zip((0, 1, height, height + 1), _BYTES, strict=True)
+  )
+  # XLA's CPU backend would fuse the words into the gather and make them anew
+  # for every pixel, an `optimization_barrier` between them or not. It does not
+  # fuse a concatenation.
+  return jnp.concatenate([words, words[:1]])
+
+
 def _sample_bilinear(strip, rows, columns):
-  """strip [h, w] at fractional indices [H, W]; 0 outside."""
-  height, width = strip.shape
-  strip = jnp.pad(strip, ((1, 1), (1, 1)))
-  rows = jnp.clip(rows + 1, 0, height + 0.999)
+  """strip [w, h], its last row empty, at fractional indices [H, W].
+
+  0 outside. The strip is taken in 8 bits, which one gather of words reads four
+  at a time.
+  """
+  width, height = strip.shape
+  rows = jnp.clip(rows + 1, 0, height - 0.001)
   columns = jnp.clip(columns + 1, 0, width + 0.999)
   top, left = jnp.floor(rows), jnp.floor(columns)
   dv, du = rows - top, columns - left
-  corner = (top * (width + 2) + left).astype(jnp.int32)
-  flat = strip.reshape(-1)
-
-  def take(offset):
-    return flat.at[corner + offset].get(mode="promise_in_bounds")
-
-  upper = take(0) * (1 - du) + take(1) * du
-  lower = take(width + 2) * (1 - du) + take(width + 3) * du
-  return upper * (1 - dv) + lower * dv
+  corner = (left * height + top).astype(jnp.int32)
+  words = _pack_corners(strip)
+  words = words.at[corner].get(mode="promise_in_bounds")
+  levels = [((words >> shift) & 0xFF).astype(jnp.float32) for shift in _BYTES]
+  here = levels[0] * (1 - dv) + levels[1] * dv
+  there = levels[2] * (1 - dv) + levels[3] * dv
+  return (here * (1 - du) + there * du) / 255

@@ -6,6 +6,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from jaxocr.compress import affine
+from jaxocr.models import levels
 
 RANGES = "ranges"
 
@@ -49,7 +50,7 @@ class QuantisedActivation(nn.Module):
     grid = affine.Grid(bits=self.bits, symmetric=False)
     scale, zero_point = affine.min_max_scale(low.value, high.value, grid)
     rounded = affine.fake_quant(x, scale, zero_point, grid)
-    return jnp.where(count.value > 0, rounded, x)
+    return levels.mark(jnp.where(count.value > 0, rounded, x), self.bits)
 
   def _bounds(self, x):
     if self.percentile is None:

@@ -4,7 +4,8 @@ In evaluation BatchNorm is y = gain * x + offset with gain = scale /
 sqrt(var + epsilon) and offset = bias - mean * gain, per channel. The gain goes
 into the kernel's last axis, and only the offset is left. Scaling an output
 channel commutes with the specs that say so (`folds`): a sign is turned where
-the gain is negative, a code keeps its magnitude.
+the gain is negative, a code keeps its magnitude. (A gain of exactly 0 leaves
+the offset alone, whatever the signs.)
 """
 
 from collections.abc import Mapping
@@ -41,9 +42,22 @@ def fold(params: PyTree, collections: Mapping[str, PyTree]) -> PyTree:
     gain = scale / jnp.sqrt(var + layers.NORM_EPSILON)
     kernel = _kernel_before(flat, path)
     along = (1,) * (flat[kernel].ndim - 1) + gain.shape
-    flat[kernel] = flat[kernel] * gain.reshape(along)
+    flat[kernel] = _scaled(flat[kernel], gain.reshape(along))
     flat[*path, "offset"] = bias - mean * gain
   return flax.traverse_util.unflatten_dict(flat)
+
+
+def _scaled(kernel, gain):
+  """kernel * gain, with the sign that sign(kernel) * gain has.
+
+  A weight of 0 counts as +1, so under a negative gain it has to end below 0;
+  so has a product that is too small for a float.
+  """
+  product = kernel * gain
+  negative = ((kernel < 0) != (gain < 0)) & (gain != 0)
+  least = jnp.finfo(product.dtype).tiny  # Smaller ones may be flushed to 0.
+  lost = negative & (jnp.abs(product) < least)
+  return jnp.where(lost, -least, product)
 
 
 def _kernel_before(flat, norm: tuple[str, ...]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ dense 3x3 stays with `lax.conv`. `benchmarks/train_step.py` shows what they buy.
 """
 
 from collections.abc import Sequence
+import functools
 import math
 
 import flax.linen as nn
@@ -81,16 +82,90 @@ def spatial_conv(
   Returns:
     [B, ceil(H / strides[0]), ceil(W / strides[1]), C_out].
   """
-  out = lax.conv_general_dilated(
-    x - pad_value if pad_value else x,
+  out = _conv(x - pad_value if pad_value else x, kernel, strides)
+  if not pad_value:
+    return out
+  return out + pad_value * jnp.sum(kernel, axis=(0, 1, 2))[None, None, None]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(x: jax.Array, kernel: jax.Array, strides: Strides) -> jax.Array:
+  """Zero-padded convolution; see `_kernel_gradient` for what is its own."""
+  return lax.conv_general_dilated(
+    x,
     kernel,
     strides,
     (_same_padding(kernel.shape[0]),) * 2,
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
   )
-  if not pad_value:
-    return out
-  return out + pad_value * jnp.sum(kernel, axis=(0, 1, 2))[None, None, None]
+
+
+def _conv_forward(x, kernel, strides):
+  return _conv(x, kernel, strides), (x, kernel)
+
+
+def _conv_backward(strides, residuals, cotangent):
+  x, kernel = residuals
+  _, pull = jax.vjp(lambda x: _conv.fun(x, kernel, strides), x)
+  dkernel = lax.platform_dependent(
+    x,
+    kernel,
+    cotangent,
+    cpu=lambda x, k, c: _kernel_gradient(x, c, k.shape[0], strides),
+    default=lambda x, k, c: _conv_transposed(x, k, c, strides),
+  )
+  return (*pull(cotangent), dkernel)
+
+
+def _kernel_gradient(x, cotangent, size, strides):
+  """One product for each of the kernel's places, [k, k, C_in, C_out].
+
+  XLA's CPU backend takes this gradient as a convolution whose kernel is as
+  large as the image, in one thread and at half the speed of a product.
+  """
+  channels = cotangent.shape[-1]
+  rows = cotangent.reshape(-1, channels)
+  taps = [
+    lax.dot_general(
+      tap.reshape(-1, x.shape[-1]), rows, (((0,), (0,)), ((), ()))
+    )
+    for tap in _shifted(x, size, strides)
+  ]
+  return jnp.stack(taps).reshape(size, size, -1, channels)
+
+
+def _conv_transposed(x, kernel, cotangent, strides):
+  _, pull = jax.vjp(lambda k: _conv.fun(x, k, strides), kernel)
+  return pull(cotangent)[0]
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _shifted(x, size, strides):
+  """What each of the size x size places of a kernel sees, in their order.
+
+  Args:
+    x: [B, H, W, C].
+    size: k.
+    strides: Step in H and W.
+
+  Returns:
+    k * k slices [B, ceil(H / strides[0]), ceil(W / strides[1]), C].
+  """
+  around = _same_padding(size)
+  padded = jnp.pad(x, ((0, 0), around, around, (0, 0)))
+  height = (padded.shape[1] - size) // strides[0] + 1
+  width = (padded.shape[2] - size) // strides[1] + 1
+  return [
+    padded[
+      :,
+      i : i + (height - 1) * strides[0] + 1 : strides[0],
+      j : j + (width - 1) * strides[1] + 1 : strides[1],
+    ]
+    for i in range(size)
+    for j in range(size)
+  ]
 
 
 def stem_conv(
@@ -150,19 +225,71 @@ def depthwise_conv(
   )
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _depthwise_shifted(x, kernel, strides):
-  size = kernel.shape[0]
-  around = _same_padding(size)
-  padded = jnp.pad(x, ((0, 0), around, around, (0, 0)))
-  height = (padded.shape[1] - size) // strides[0] + 1
-  width = (padded.shape[2] - size) // strides[1] + 1
+  """Sum of shifted features times a tap each; x [B, H, W, C], kernel [k, k, C].
+
+  Its own gradient for x spares the CPU a division per pixel and tap, which the
+  dilated cotangents of strided slices cost.
+  """
   total = jnp.zeros((), x.dtype)
-  for i in range(size):
-    rows = slice(i, i + (height - 1) * strides[0] + 1, strides[0])
-    for j in range(size):
-      columns = slice(j, j + (width - 1) * strides[1] + 1, strides[1])
-      total += padded[:, rows, columns] * kernel[None, None, None, i, j]
+  taps = kernel.reshape(-1, kernel.shape[-1])
+  for seen, tap in zip(
+    _shifted(x, kernel.shape[0], strides), taps, strict=True
+  ):
+    total += seen * tap[None, None, None]
   return total
+
+
+def _depthwise_forward(x, kernel, strides):
+  return _depthwise_shifted(x, kernel, strides), (x, kernel)
+
+
+def _depthwise_backward(strides, residuals, cotangent):
+  x, kernel = residuals
+  taps = [
+    jnp.sum(seen * cotangent, axis=(0, 1, 2))
+    for seen in _shifted(x, kernel.shape[0], strides)
+  ]
+  dx = _depthwise_features_gradient(kernel, cotangent, strides, x.shape)
+  return dx, jnp.stack(taps).reshape(kernel.shape)
+
+
+def _depthwise_features_gradient(kernel, cotangent, strides, shape):
+  """Pixels at one place within a stride hear of the same taps: by places."""
+  size = kernel.shape[0]
+  (rows, columns), (before, after) = strides, _same_padding(size)
+  batch, height, width, channels = shape
+  # Of the padded features, in strides.
+  high = -(-(height + before + after) // rows)
+  wide = -(-(width + before + after) // columns)
+
+  def place(row, column):
+    total = jnp.zeros((batch, high, wide, channels), cotangent.dtype)
+    for i in range(row, size, rows):
+      for j in range(column, size, columns):
+        down, right = i // rows, j // columns
+        around = (
+          (0, 0),
+          (down, high - cotangent.shape[1] - down),
+          (right, wide - cotangent.shape[2] - right),
+          (0, 0),
+        )
+        total += jnp.pad(cotangent * kernel[None, None, None, i, j], around)
+    return total
+
+  places = jnp.stack(
+    [
+      jnp.stack([place(row, column) for column in range(columns)], axis=3)
+      for row in range(rows)
+    ],
+    axis=2,
+  )
+  whole = places.reshape(batch, high * rows, wide * columns, channels)
+  return whole[:, before : before + height, before : before + width]
+
+
+_depthwise_shifted.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def _depthwise_lax(x, kernel, strides):

@@ -1,5 +1,7 @@
 """Bidirectional LSTM in one scan."""
 
+import functools
+
 import flax.linen as nn
 import jax
 from jax import lax
@@ -56,22 +58,58 @@ class BiLSTM(nn.Module):
     projected = jnp.stack(
       [projected[..., :gates], jnp.flip(projected[..., gates:], axis=0)], axis=1
     )
-    w_rec = jnp.stack(w_rec).astype(self.dtype)
-
-    def step(carry, x):
-      hidden, cell = carry
-      z = x + jnp.einsum("dbh,dhg->dbg", hidden.astype(self.dtype), w_rec)
-      i, f, g, o = jnp.split(z, 4, axis=-1)
-      cell = nn.sigmoid(f) * cell + nn.sigmoid(i) * jnp.tanh(g)
-      hidden = nn.sigmoid(o) * jnp.tanh(cell)
-      return (hidden, cell), hidden
-
-    start = jnp.zeros((2, frames.shape[0], self.hidden), jnp.float32)
-    _, outputs = lax.scan(step, (start, start), projected)
+    outputs = _recur(projected, jnp.stack(w_rec), self.dtype)
     outputs = jnp.concatenate(
       [outputs[:, 0], jnp.flip(outputs[:, 1], axis=0)], axis=-1
     )
     return jnp.swapaxes(outputs, 0, 1).astype(self.dtype)
+
+
+def _scan(projected: jax.Array, w_rec: jax.Array, dtype) -> jax.Array:
+  """Hidden states [T, 2, B, hidden] of projected inputs [T, 2, B, gates]."""
+
+  def step(carry, x):
+    hidden, cell = carry
+    z = x + jnp.einsum("dbh,dhg->dbg", hidden.astype(dtype), w_rec)
+    i, f, g, o = jnp.split(z, 4, axis=-1)
+    cell = nn.sigmoid(f) * cell + nn.sigmoid(i) * jnp.tanh(g)
+    hidden = nn.sigmoid(o) * jnp.tanh(cell)
+    return (hidden, cell), hidden
+
+  _, directions, batch, gates = projected.shape
+  start = jnp.zeros((directions, batch, gates // 4), jnp.float32)
+  return lax.scan(step, (start, start), projected)[1]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _recur(projected: jax.Array, w_rec: jax.Array, dtype) -> jax.Array:
+  """`_scan` whose kernel gradient is one product behind the scan.
+
+  The cotangent of the gates is that of the projected inputs they are added to.
+  Inside the scan the product would be a small one per frame, and, with the
+  lines split over devices, a sum between devices per frame.
+  """
+  return _scan(projected, w_rec.astype(dtype), dtype)
+
+
+def _recur_forward(projected, w_rec, dtype):
+  hidden, pull = jax.vjp(
+    lambda x: _scan(x, w_rec.astype(dtype), dtype), projected
+  )
+  return hidden, (hidden, pull)
+
+
+def _recur_backward(dtype, residuals, cotangent):
+  hidden, pull = residuals
+  (gates,) = pull(cotangent)
+  before, after = hidden[:-1].astype(dtype), gates[1:].astype(dtype)
+  kernel = jnp.einsum(
+    "tdbh,tdbg->dhg", before, after, preferred_element_type=jnp.float32
+  )
+  return gates, kernel
+
+
+_recur.defvjp(_recur_forward, _recur_backward)
 
 
 def _orthogonal_gates(key, shape, dtype=jnp.float32):

@@ -1,31 +1,45 @@
 """Multiply-accumulates of each parameter, counted in the traced computation.
 
 Nothing is computed and no layer has to say what it does: parameters are
-followed through the jaxpr to the products in which they meet features.
+followed through the jaxpr to the products in which they meet features, and the
+features through what decides how many values they can take (`models.levels`).
 """
 
+import collections
 from collections.abc import Callable, Sequence
 import fractions
+import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.extend import core
 
-from jaxocr.compress import rules
+from jaxocr.compress import rules as rules_lib
+from jaxocr.compress import summary as summary_lib
+from jaxocr.models import levels
 
 PyTree = Any
 # Which parameters a value is made of: {path: share}, {} for none. What depends
 # on an input is features, whatever else it depends on.
 _Label = dict[str, fractions.Fraction] | None
 _FEATURES = None
+
+
+class _Fact(NamedTuple):
+  """What is known of a value."""
+
+  label: _Label
+  values: levels.Values = levels.ANY
+
+
 _JAXPRS = (core.Jaxpr, core.ClosedJaxpr)
 _ROOT = "params/"
 
 
 def count_macs(
   function: Callable[..., Any], variables: PyTree, *inputs: Any
-) -> dict[str, int]:
+) -> dict[str, dict[str, int]]:
   """Multiply-accumulates between features and parameters in one call.
 
   Counted are `dot_general`, `conv_general_dilated` (taps on padding included)
@@ -45,58 +59,114 @@ def count_macs(
       batch of one counts one line.
 
   Returns:
-    Path in `params`, as of `rules.path_name` -> number. Parameters in no
+    Path in `params`, as of `rules.path_name` -> form of the features that the
+    parameter meets (bit, int2 to int8, float) -> number. Parameters in no
     product are absent.
 
   Raises:
     ValueError: A while loop, whose length nobody knows, uses a parameter.
   """
   jaxpr = jax.make_jaxpr(function)(variables, *inputs)
-  shapes, labels = {}, []
+  shapes, facts = {}, []
   for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-    name = rules.path_name(path)
+    name = rules_lib.path_name(path)
     label = {}
     if name.startswith(_ROOT):
       name = name.removeprefix(_ROOT)
       shapes[name] = leaf.shape
       label = {name: fractions.Fraction(1)}
-    labels.append(label)
-  labels += [_FEATURES] * len(jax.tree.leaves(inputs))
+    facts.append(_Fact(label))
+  facts += [_Fact(_FEATURES)] * len(jax.tree.leaves(inputs))
   counter = _Counter(shapes)
-  counter.walk(jaxpr, labels, 1)
-  return {name: round(n) for name, n in counter.macs.items() if n}
+  counter.walk(jaxpr, facts, 1)
+  counted = {
+    path: {form: round(n) for form, n in found.items() if n}
+    for path, found in counter.macs.items()
+  }
+  return {path: found for path, found in counted.items() if found}
+
+
+def summary(
+  model, params: PyTree, rules: rules_lib.Rules, input_shape: Sequence[int]
+) -> summary_lib.Summary:
+  """What a model's parameters will occupy and compute under `rules`.
+
+  Nothing is computed.
+
+  Args:
+    model: Flax module called with images and `train`, such as `crnn.CRNN`.
+    params: Its parameters; arrays or ShapeDtypeStructs.
+    rules: The form of every parameter.
+    input_shape: Of its input, [B, H, W, 1]; a batch of one counts one line.
+
+  Raises:
+    ValueError: The parameters are not those of the model, or `rules` do not fit
+      them (see `rules.match`).
+  """
+  image = jax.ShapeDtypeStruct(tuple(input_shape), "float32")
+  variables = dict(
+    jax.eval_shape(functools.partial(model.init, train=False), _key(), image)
+  )
+  with_steps = lambda p: rules_lib.with_steps(p, rules)  # noqa: E731
+  wanted, given = (
+    jax.eval_shape(with_steps, p) for p in (variables["params"], params)
+  )
+  _check_alike(wanted, given)
+  counted = count_macs(
+    functools.partial(model.apply, train=False), variables, image
+  )
+  return summary_lib.summary(given, rules, counted)
+
+
+def _key():
+  return jax.eval_shape(lambda: jax.random.key(0))
+
+
+def _check_alike(wanted: PyTree, given: PyTree) -> None:
+  shapes = [
+    {rules_lib.path_name(p): x.shape for p, x in leaves}
+    for leaves in map(jax.tree_util.tree_leaves_with_path, (wanted, given))
+  ]
+  differing = dict(shapes[0].items() ^ shapes[1].items())
+  if differing:
+    raise ValueError(
+      f"params are not the model's: {', '.join(sorted(differing))} differ in "
+      "shape or are in one only; give what its init or a bundle gave"
+    )
 
 
 class _Counter:
-  """Follows labels through jaxprs and adds up what it meets."""
+  """Follows facts through jaxprs and adds up what it meets."""
 
   def __init__(self, shapes: dict[str, tuple[int, ...]]):
     self._shapes = shapes
-    self.macs = dict.fromkeys(shapes, fractions.Fraction(0))
+    self.macs = {path: collections.Counter() for path in shapes}
 
-  def walk(self, jaxpr, labels: Sequence[_Label], times: int) -> list[_Label]:
-    """Labels of a jaxpr's results, which is run `times` times."""
+  def walk(self, jaxpr, facts: Sequence[_Fact], times: int) -> list[_Fact]:
+    """Facts of a jaxpr's results, which is run `times` times."""
     jaxpr = _open(jaxpr)
-    known = dict(zip(jaxpr.invars, labels, strict=True))
+    known = dict(zip(jaxpr.invars, facts, strict=True))
 
-    def label(atom):
-      # Neither literals nor the jaxpr's constants are in `known`.
-      return {} if isinstance(atom, core.Literal) else known.get(atom, {})
+    def fact(atom):
+      if isinstance(atom, core.Literal):
+        return _Fact({}, levels.of_literal(atom))
+      return known.get(atom, _Fact({}))  # The jaxpr's constants are not known.
 
     for equation in jaxpr.eqns:
-      given = [label(atom) for atom in equation.invars]
+      given = [fact(atom) for atom in equation.invars]
       results = self._follow(equation, given, times)
       known.update(zip(equation.outvars, results, strict=True))
-    return [label(atom) for atom in jaxpr.outvars]
+    return [fact(atom) for atom in jaxpr.outvars]
 
-  def _follow(self, equation, given, times) -> list[_Label]:
+  def _follow(self, equation, given, times) -> list[_Fact]:
     name, params = equation.primitive.name, equation.params
+    labels = [fact.label for fact in given]
     if name == "scan":
       return self._scan(equation, given, times)
     if name == "cond":
       return self.walk(params["branches"][0], given[1:], times)
-    if name == "while" and any(given):
-      paths = sorted(path for label in given for path in label or {})
+    if name == "while" and any(labels):
+      paths = sorted(path for label in labels for path in label or {})
       raise ValueError(
         f"a while loop uses {', '.join(paths)}, and how often is not known; "
         "write it with lax.scan"
@@ -105,11 +175,12 @@ class _Counter:
     inner = [p for p in params.values() if isinstance(p, _JAXPRS)]
     if len(inner) == 1 and len(_open(inner[0]).invars) == len(given):
       return self.walk(inner[0], given, times)
-    if name in _PRODUCTS and _FEATURES in given:
+    if name in _PRODUCTS and _FEATURES in labels:
       self._add(name, times * _PRODUCTS[name](equation), given)
-    return [self._join(equation, given)] * len(equation.outvars)
+    values = levels.follow(equation, [fact.values for fact in given])
+    return [_Fact(self._join(equation, labels), values)] * len(equation.outvars)
 
-  def _scan(self, equation, given, times) -> list[_Label]:
+  def _scan(self, equation, given, times) -> list[_Fact]:
     body = equation.params["jaxpr"]
     inside = _open(body)
     # Not every JAX states how many operands are carried: those whose results
@@ -117,25 +188,34 @@ class _Counter:
     carried = _of_equal_rank(inside.outvars, equation.outvars)
     scanned = len(given) - _of_equal_rank(inside.invars, equation.invars)
     first = len(given) - scanned - carried
-    before, carry = given[:first], given[first : first + carried]
-    after = given[first + carried :]
+    before, after = given[:first], given[first + carried :]
+    # What is carried takes other values in later steps.
+    carry = [_Fact(fact.label) for fact in given[first : first + carried]]
     while True:  # Zeros that are carried first become features.
       results = self.walk(body, [*before, *carry, *after], 0)
       joined = [
-        _FEATURES if _FEATURES in (old, new) else old or new
+        _Fact(
+          _FEATURES
+          if _FEATURES in (old.label, new.label)
+          else old.label or new.label
+        )
         for old, new in zip(carry, results, strict=False)
       ]
       if joined == carry:
         break
       carry = joined
     times *= equation.params["length"]
-    return self.walk(body, [*before, *carry, *after], times)
+    results = self.walk(body, [*before, *carry, *after], times)
+    return [*joined, *results[carried:]]
 
   def _add(self, name, macs, given) -> None:
-    for label in given:
-      for path, share in (label or {}).items():
+    form = next(
+      levels.form(fact.values) for fact in given if fact.label is _FEATURES
+    )
+    for fact in given:
+      for path, share in (fact.label or {}).items():
         if name != "mul" or self._is_kernel(path):
-          self.macs[path] += macs * share
+          self.macs[path][form] += macs * share
 
   def _is_kernel(self, path) -> bool:
     return path.endswith("kernel") and len(self._shapes[path]) >= 2

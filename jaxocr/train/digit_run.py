@@ -37,9 +37,9 @@ from jaxocr.train import objective
 from jaxocr.train import optimiser
 from jaxocr.train import report_lines
 from jaxocr.train import sharding
+from jaxocr.train import ship
 from jaxocr.train import state as state_lib
 from jaxocr.train import step as step_lib
-from jaxocr.train import text_run
 from jaxocr.train import workdirs
 from jaxocr.train import writers
 
@@ -107,7 +107,7 @@ class DigitRun:
     make_tx: Callable[[optax.Schedule], optax.GradientTransformation]
     | None = None,
     schedule: optax.Schedule | None = None,
-  ) -> text_run.Weights:
+  ) -> ship.Weights:
     """Trains one seed, from its newest checkpoint where there is one.
 
     Args:
@@ -153,7 +153,7 @@ class DigitRun:
         learning_rate=schedule,
       )
     self.done += steps
-    return text_run.Weights(
+    return ship.Weights(
       *jax.device_get((state.ema_params, state.ema_collections))
     )
 
@@ -202,7 +202,7 @@ class DigitRun:
     model = digit_zoo.make(**architecture, folded=True)
     whole = sharding.replicated(self._mesh)
     split = sharding.split_lines(self._mesh)
-    deploy = text_run.make_deploy(rules)
+    deploy = ship.make_deploy(rules)
 
     def classify(variables, images):
       pixels = images.astype(jnp.float32) / 255
@@ -232,7 +232,7 @@ class DigitRun:
     return read
 
   def judge(
-    self, weights: text_run.Weights, architecture: Mapping[str, Any]
+    self, weights: ship.Weights, architecture: Mapping[str, Any]
   ) -> Lines:
     """All test images, as the shipped form of the weights reads them."""
     state = types.SimpleNamespace(
@@ -241,7 +241,7 @@ class DigitRun:
     return self.reader(architecture)(state)
 
   def look(
-    self, weights: text_run.Weights, architecture: Mapping[str, Any]
+    self, weights: ship.Weights, architecture: Mapping[str, Any]
   ) -> dict[str, np.ndarray]:
     """What each layer says of the first test images, by its tap's name."""
     model = digit_zoo.make(**architecture)
@@ -290,7 +290,7 @@ class DigitRun:
     """Packs, folded, into the workdir."""
     rules = digit_config.FORMS[self.config.form][0]
     params = jax.device_get(
-      text_run.pack_folded(weights.params, weights.collections, rules)
+      ship.pack_folded(weights.params, weights.collections, rules)
     )
     if distributed.is_writer():
       kept = {k: v for k, v in weights.collections.items() if k == "ranges"}

@@ -1,5 +1,6 @@
 """The optimiser: one optax chain with a learning rule per parameter group."""
 
+import dataclasses
 import re
 from typing import Any
 
@@ -13,8 +14,66 @@ from jaxocr.compress import transforms
 GROUPS = (
   (r"(.*/)?binary_kernel", "latent"),
   (r"(.*/)?(\w+_)?kernel", "decay"),
+  (r".*_step", "step"),  # Of LSQ, see `compress.specs`.
   (r".*", "plain"),  # Norms, offsets, slopes and biases: no decay.
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class ClippedAdam:
+  """Latent weights by Adam, kept within +-1."""
+
+  def transform(self, schedule: optax.Schedule) -> optax.GradientTransformation:
+    return optax.chain(optax.adam(schedule), transforms.clip_latent(1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class GatedAdam:
+  """The same, without what would push a weight still further from its flip."""
+
+  # Magnitude from which on gradients only pull inwards.
+  limit: float
+
+  def transform(self, schedule: optax.Schedule) -> optax.GradientTransformation:
+    return optax.chain(
+      transforms.gate_gradient(self.limit), CLIPPED_ADAM.transform(schedule)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Bop:
+  """Truly binary weights, flipped by evidence; see `transforms.bop`.
+
+  Whatever weights it starts from are their signs after the first update. The
+  learning rate has no part in it.
+  """
+
+  gamma: float
+  threshold: float
+
+  def transform(self, schedule: optax.Schedule) -> optax.GradientTransformation:
+    del schedule
+    flips = transforms.bop(self.gamma, self.threshold)
+    return optax.chain(flips, transforms.to_signs())
+
+
+@dataclasses.dataclass(frozen=True)
+class Bop2nd:
+  """`Bop`, its evidence against the second moment; `transforms.bop2nd`."""
+
+  gamma: float
+  sigma: float
+  threshold: float
+
+  def transform(self, schedule: optax.Schedule) -> optax.GradientTransformation:
+    del schedule
+    flips = transforms.bop2nd(self.gamma, self.sigma, self.threshold)
+    return optax.chain(flips, transforms.to_signs())
+
+
+# How the group `latent` learns.
+LatentRule = ClippedAdam | GatedAdam | Bop | Bop2nd
+CLIPPED_ADAM = ClippedAdam()
 
 
 def make_schedule(
@@ -42,27 +101,37 @@ def make_schedule(
 
 
 def make_optimiser(
-  schedule: optax.Schedule, *, weight_decay: float, clip_norm: float
+  schedule: optax.Schedule,
+  *,
+  weight_decay: float,
+  clip_norm: float,
+  latent: LatentRule = CLIPPED_ADAM,
 ) -> optax.GradientTransformation:
-  """Global-norm clipping, then Adam by group.
+  """Global-norm clipping, then a rule by group.
 
-  latent: Adam, values kept within +-1, no decay. decay: AdamW. plain: Adam.
+  latent: as `latent` has it, no decay. decay: AdamW. plain: Adam.
+  step: Adam times the root mean square of the steps, so that the rate is a
+  share of a step; they are a hundredth of the weights.
 
   Args:
     schedule: Updates done -> learning rate.
     weight_decay: Of the `decay` group, times the learning rate (Loshchilov and
       Hutter 2019).
     clip_norm: Bound on the norm of all gradients together.
+    latent: How latent one-bit kernels learn.
   """
   return optax.chain(
     optax.clip_by_global_norm(clip_norm),
     optax.partition(
       {
-        "latent": optax.chain(
-          optax.adam(schedule), transforms.clip_latent(1.0)
-        ),
+        "latent": latent.transform(schedule),
         "decay": optax.adamw(schedule, weight_decay=weight_decay),
         "plain": optax.adam(schedule),
+        "step": optax.chain(
+          optax.scale_by_adam(),
+          optax.scale_by_param_block_rms(min_scale=1e-6),
+          optax.scale_by_learning_rate(schedule),
+        ),
       },
       group_of,
     ),

@@ -124,9 +124,11 @@ def shard_train_step(
     split_assets: See `shard_sample`.
 
   Returns:
-    `step(state, assets, key, teacher=None) -> (state, metrics)`, all of them
-    replicated. The state given is donated. `key` is the run's; the step number
-    is folded in. `teacher` is what `train_step` takes as such.
+    `step(state, assets, key, teacher=None, first=0) -> (state, metrics)`, all
+    of them replicated. The state given is donated. `key` is the run's, into
+    which the step's number is folded; for the lines `first` is added to it, the
+    steps of stages before, where these go on in one sequence. `teacher` is what
+    `train_step` takes as such.
   """
   draw = shard_sample(sample, mesh, batch_size, split_assets)
   whole, lines = replicated(mesh), split_lines(mesh)
@@ -146,7 +148,8 @@ def shard_train_step(
     donate_argnums=0,
   )
 
-  def step(state, assets, key, teacher=None):
-    return learn(state, draw(assets, key, state.step), key, teacher)
+  def step(state, assets, key, teacher=None, first=0):
+    at = state.step + first if first else state.step
+    return learn(state, draw(assets, key, at), key, teacher)
 
   return step

@@ -35,6 +35,11 @@ class Stage:
   task: float = 1.0
   # Whether the teacher's part falls to zero over the stage, like the rate.
   fade_teacher: bool = False
+  # How latent one-bit kernels learn.
+  latent: optimiser.LatentRule = optimiser.CLIPPED_ADAM
+  # (regex, why): leaves that the stage before has not or that are not taken
+  # from it; they are initialised.
+  fresh: tuple[tuple[str, str], ...] = ()
 
   def objective(self) -> objective.Objective:
     """What is minimised."""

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxocr.compress import rules as rules_lib
+
 PyTree = Any
 
 
@@ -23,7 +25,12 @@ class TrainState:
 
 
 def init_state(
-  model, tx: optax.GradientTransformation, key: jax.Array, image: jax.Array
+  model,
+  tx: optax.GradientTransformation,
+  key: jax.Array,
+  image: jax.Array,
+  *,
+  rules: rules_lib.Rules = rules_lib.ALL_FLOAT,
 ) -> TrainState:
   """A new state; jit it to build the arrays where they will live.
 
@@ -32,9 +39,10 @@ def init_state(
     tx: The optimiser whose state is held.
     key: Of the initial parameters.
     image: [B, H, W, 1] of any values; only its shape counts.
+    rules: What the parameters will be; some learn a step besides.
   """
   variables = dict(model.init(key, image, train=False))
-  params = variables.pop("params")
+  params = rules_lib.with_steps(variables.pop("params"), rules)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,

@@ -1,7 +1,6 @@
 """One update of the parameters, as a pure function that knows no devices."""
 
 from collections.abc import Callable
-import re
 from typing import Any
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxocr.compress import rules as rules_lib
+from jaxocr.compress import specs
 from jaxocr.compress import transforms
 from jaxocr.train import objective as objective_lib
 from jaxocr.train import state as state_lib
@@ -18,7 +18,6 @@ TrainStep = Callable[..., tuple[state_lib.TrainState, Metrics]]
 # (teacher's variables, images) -> what it says of them.
 Teacher = Callable[[Any, jax.Array], objective_lib.Outputs]
 _TAPS = "taps"  # The collection in which modules leave features.
-_LATENT = re.compile(r"(.*/)?binary_kernel")
 
 
 def make_train_step(
@@ -36,8 +35,9 @@ def make_train_step(
 
   It returns (state, metrics). Metrics are (sum, count): the objective's, the
   norm of the gradient before clipping, `finite`, 1 where both the loss and that
-  norm are finite, and for latent one-bit kernels the share of signs that turned
-  (`flip_ratio`) and of channels that no gradient reaches (`starved_share`).
+  norm are finite, and for parameters that `rules` make binary the share of
+  signs that turned (`flip_ratio`) and of channels that no gradient reached
+  (`starved_share`).
 
   Args:
     model: Flax module called with images and `train`.
@@ -84,7 +84,7 @@ def make_train_step(
     metrics = {
       **metrics,
       **_health(loss, grads),
-      **_latent_metrics(state.params, params),
+      **_latent_metrics(rules, state.params, params, grads),
     }
     state = state.replace(
       step=state.step + 1,
@@ -99,19 +99,21 @@ def make_train_step(
   return train_step
 
 
-def _latent_metrics(before, after) -> Metrics:
-  before, after = _latent(before), _latent(after)
-  if not after:
+def _latent_metrics(rules, before, after, grads) -> Metrics:
+  found = jax.tree.leaves(
+    rules_lib.match(before, rules), is_leaf=lambda x: isinstance(x, specs.Spec)
+  )
+
+  def latent(tree):
+    leaves = zip(found, jax.tree.leaves(tree), strict=True)
+    return [x for spec, x in leaves if isinstance(spec, specs.Binary)]
+
+  if not latent(after):
     return {}
   return {
-    "flip_ratio": transforms.flip_ratio(before, after),
-    "starved_share": transforms.starved_share(after),
+    "flip_ratio": transforms.flip_ratio(latent(before), latent(after)),
+    "starved_share": transforms.starved_share(latent(grads)),
   }
-
-
-def _latent(params) -> list[jax.Array]:
-  leaves = jax.tree_util.tree_leaves_with_path(params)
-  return [x for p, x in leaves if _LATENT.fullmatch(rules_lib.path_name(p))]
 
 
 def _health(loss, grads) -> Metrics:

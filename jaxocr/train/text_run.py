@@ -1,8 +1,8 @@
 """One run of a text experiment: its lines, its networks, what it leaves."""
 
+import collections
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import functools
 import os
 import pathlib
 from typing import Any
@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxocr.compress import rules as rules_lib
-from jaxocr.compress import specs
 from jaxocr.compress import summary
 from jaxocr.compress import transfer
 from jaxocr.data import atlas as atlas_lib
@@ -21,11 +20,8 @@ from jaxocr.data import corpus as corpus_lib
 from jaxocr.data import preprocess
 from jaxocr.data import real
 from jaxocr.data import source
-from jaxocr.export import bundle
 from jaxocr.models import crnn
-from jaxocr.models import fold
 from jaxocr.text import alphabet as alphabet_lib
-from jaxocr.text import ctc
 from jaxocr.train import clock as clock_lib
 from jaxocr.train import configs
 from jaxocr.train import distributed
@@ -37,6 +33,7 @@ from jaxocr.train import optimiser
 from jaxocr.train import report
 from jaxocr.train import report_lines
 from jaxocr.train import sharding
+from jaxocr.train import ship
 from jaxocr.train import stages as stages_lib
 from jaxocr.train import state as state_lib
 from jaxocr.train import step as step_lib
@@ -45,14 +42,6 @@ from jaxocr.train import workdirs
 from jaxocr.train import writers
 
 PyTree = Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Weights:
-  """A network's parameters and moments, on the host."""
-
-  params: PyTree
-  collections: PyTree
 
 
 class TextRun:
@@ -107,7 +96,7 @@ class TextRun:
       self._mesh,
       batch_size=config.batch_size,
     )
-    self._steps = 0  # Of the stages so far.
+    self._steps = collections.Counter()  # Of the stages so far, by series.
     self._compiled = {}  # Steps and evaluators, by what they depend on.
 
   def say(self, *lines: str) -> None:
@@ -121,10 +110,11 @@ class TextRun:
     stage: stages_lib.Stage,
     architecture: Mapping[str, Any],
     *,
-    start: Weights | None = None,
-    teacher: tuple[Mapping[str, Any], Weights] | None = None,
+    start: ship.Weights | None = None,
+    teacher: tuple[Mapping[str, Any], ship.Weights] | None = None,
     seed: int | None = None,
-  ) -> Weights:
+    series: str | None = None,
+  ) -> ship.Weights:
     """Trains a stage, from its newest checkpoint where there is one.
 
     Args:
@@ -133,6 +123,11 @@ class TextRun:
       start: Weights to begin with; None for new ones.
       teacher: Its architecture and weights; used by stages that distil.
       seed: Of the training lines; None: the config's.
+      series: A folder in the run's, where stages are a training of their own,
+        one of several: their curves and checkpoints lie there, and their lines
+        follow each other in a sequence that depends on the seed alone, so that
+        trainings of one seed see the same. None: the run is one training, and
+        its stages see other lines.
 
     Returns:
       The averages at its end.
@@ -147,13 +142,16 @@ class TextRun:
     taught = None
     if teacher is not None:
       taught = sharding.place(
-        variables(teacher[1]), sharding.replicated(self._mesh)
+        ship.variables(teacher[1]), sharding.replicated(self._mesh)
       )
-    key = _run_key(self.config.seed if seed is None else seed, stage.name)
+    seed = self.config.seed if seed is None else seed
+    key = _run_key(seed, stage.name if series is None else "")
+    earlier = self._steps[series]
+    first = 0 if series is None else earlier
     evaluator = self._evaluator(architecture, stage.rules)
     state = loop.fit(
       state,
-      lambda state: train_step(state, self._assets, key, taught),
+      lambda state: train_step(state, self._assets, key, taught, first),
       lambda state: evaluator.rendered(state, self.config.progress_lines),
       plan=loop.Plan(
         steps=stage.steps,
@@ -163,22 +161,20 @@ class TextRun:
         checkpoint_every=self.config.checkpoint_every,
         keep_checkpoints=self.config.keep_checkpoints,
         stage=stage.name,
-        earlier_steps=self._steps,
+        earlier_steps=earlier,
       ),
-      workdir=self.workdir,
+      workdir=self.workdir / (series or ""),
       clock=self.clock,
       learning_rate=stage.schedule(self.config.warmup_steps),
     )
-    self._steps += stage.steps
-    return Weights(*jax.device_get((state.ema_params, state.ema_collections)))
-
-  def skip(self, steps: int) -> None:
-    """Counts steps of a stage whose results are kept from earlier."""
-    self._steps += steps
+    self._steps[series] += stage.steps
+    return ship.Weights(
+      *jax.device_get((state.ema_params, state.ema_collections))
+    )
 
   def judge(
     self,
-    weights: Weights,
+    weights: ship.Weights,
     architecture: Mapping[str, Any],
     rules: rules_lib.Rules,
   ) -> tuple[list[report_lines.LineResult], dict]:
@@ -196,13 +192,13 @@ class TextRun:
   def save(
     self,
     name: str,
-    weights: Weights,
+    weights: ship.Weights,
     architecture: Mapping[str, Any],
     rules: rules_lib.Rules,
     training: Mapping[str, Any],
   ) -> tuple[int, summary.Summary]:
     """Packs, folded, into `workdir`/`name`; its size and what is in it."""
-    return save(
+    return ship.save(
       self.workdir / name, weights, architecture, rules, self.alphabet, training
     )
 
@@ -245,7 +241,7 @@ class TextRun:
 
   def _evaluator(self, architecture, rules) -> evaluate.Evaluator:
     """Of a network and form; what is compiled serves all its weights."""
-    architecture = {**architecture, "folded": folds(rules)}
+    architecture = {**architecture, "folded": ship.folds(rules)}
     key = (rules, *architecture.items())
     if key not in self._compiled:
       self._compiled[key] = evaluate.Evaluator(
@@ -253,7 +249,7 @@ class TextRun:
         self.alphabet,
         self._rendered,
         self._mesh,
-        deploy=make_deploy(rules),
+        deploy=ship.make_deploy(rules),
       )
     return self._compiled[key]
 
@@ -279,45 +275,6 @@ def architecture(
     "hidden": config.hidden,
     **changes,
   }
-
-
-def variables(weights: Weights) -> dict:
-  """As Flax takes them."""
-  return {"params": weights.params, **weights.collections}
-
-
-def make_deploy(rules: rules_lib.Rules) -> Callable[..., dict]:
-  """(params, collections) -> variables of the model as it is shipped.
-
-  Folded, but for rules that do not commute with it; these stay a study.
-  """
-
-  def deploy(params, collections):
-    if not folds(rules):
-      packed = rules_lib.pack(params, rules)
-      return {"params": rules_lib.unpack(packed), **collections}
-    packed = jax.device_get(pack_folded(params, collections, rules))
-    return {"params": rules_lib.unpack(packed), **_kept(collections)}
-
-  return deploy
-
-
-def folds(rules: rules_lib.Rules) -> bool:
-  """Whether BatchNorm may go into the kernels that `rules` compress."""
-  return all(spec.folds for _, spec in rules)
-
-
-def _kept(collections) -> dict:
-  """What a folded model still needs: all but BatchNorm's moments."""
-  return {k: v for k, v in collections.items() if k != "batch_stats"}
-
-
-@functools.partial(jax.jit, static_argnames="rules")
-def pack_folded(
-  params: PyTree, collections: PyTree, rules: rules_lib.Rules
-) -> PyTree:
-  """What is shipped; compiled by itself, so that it is the same everywhere."""
-  return rules_lib.pack(fold.fold(params, collections), rules)
 
 
 def make_step(
@@ -348,6 +305,7 @@ def make_step(
     stage.schedule(config.warmup_steps),
     weight_decay=config.weight_decay,
     clip_norm=config.clip_norm,
+    latent=stage.latent,
   )
   train_step = sharding.shard_train_step(
     step_lib.make_train_step(
@@ -367,17 +325,26 @@ def make_step(
 
   def new():
     image = jnp.zeros((1, preprocess.HEIGHT_PX, config.width, 1))
-    return state_lib.init_state(model, tx, jax.random.key(config.seed), image)
+    return state_lib.init_state(
+      model, tx, jax.random.key(config.seed), image, rules=stage.rules
+    )
 
-  def begin(weights: Weights | None):
+  def of_state(state):
+    return ship.variables(ship.Weights(state.params, state.collections))
+
+  def begin(weights: ship.Weights | None):
     whole = sharding.replicated(mesh)
     if weights is None:
       return jax.jit(new, out_shardings=whole)(), []
     # Only shapes are asked for: compiling random weights takes long.
     shapes = jax.eval_shape(new)
-    (params, collections), moved = transfer.transfer(
-      (weights.params, weights.collections), (shapes.params, shapes.collections)
+    variables, moved = transfer.transfer(
+      ship.variables(ship.with_steps(weights, stage.rules)),
+      of_state(shapes),
+      fresh=dict(stage.fresh),
     )
+    collections = _filled(variables, lambda: of_state(new()))
+    params = collections.pop("params")
     state = state_lib.TrainState(
       step=np.zeros((), np.int32),
       params=params,
@@ -390,6 +357,19 @@ def make_step(
     return sharding.place(jax.tree.map(np.array, state), whole), moved
 
   return begin, train_step
+
+
+def _filled(tree: PyTree, new: Callable[[], PyTree]) -> PyTree:
+  """`tree` with those leaves of new() of which it has but the shapes."""
+  leaves, structure = jax.tree.flatten(tree)
+  lacking = [
+    i for i, x in enumerate(leaves) if isinstance(x, jax.ShapeDtypeStruct)
+  ]
+  if lacking:  # Nothing else is computed.
+    made = jax.jit(lambda: [jax.tree.leaves(new())[i] for i in lacking])()
+    for i, leaf in zip(lacking, made, strict=True):
+      leaves[i] = leaf
+  return jax.tree.unflatten(structure, leaves)
 
 
 def make_teacher(architecture: Mapping[str, Any], dtype) -> step_lib.Teacher:
@@ -443,68 +423,6 @@ def make_source(
   )
 
 
-def save(
-  path: pathlib.Path,
-  weights: Weights,
-  architecture: Mapping[str, Any],
-  rules: rules_lib.Rules | None,
-  alphabet: alphabet_lib.Alphabet,
-  training: Mapping[str, Any],
-) -> tuple[int, summary.Summary]:
-  """Writes a bundle; its size on disk and what its parameters occupy.
-
-  Args:
-    path: Of the file.
-    weights: As trained.
-    architecture: Of the network that was trained.
-    rules: The form of the parameters, which are folded; None saves them with
-      their moments in full precision, so that training can go on from them.
-    alphabet: What is read.
-    training: What is said of how it came about.
-  """
-  if rules is None:
-    params = rules_lib.pack(weights.params, rules_lib.ALL_FLOAT)
-    collections, folded = weights.collections, False
-  else:
-    if not folds(rules):
-      raise ValueError(
-        f"rules {rules} hold a spec that BatchNorm cannot be folded with; ship "
-        "Binary, Affine (per channel, symmetric) or Float"
-      )
-    params = pack_folded(weights.params, weights.collections, rules)
-    collections, folded = _kept(weights.collections), True
-  params = jax.device_get(params)
-  if distributed.is_writer():
-    bundle.save_bundle(
-      path,
-      params,
-      collections,
-      {
-        "architecture": {**architecture, "folded": folded},
-        "alphabet": {
-          "name": alphabet.name,
-          "characters": alphabet.characters,
-        },
-        "preprocess": {
-          "height": preprocess.HEIGHT_PX,
-          "frame_px": ctc.FRAME_PX,
-        },
-        "rules": specs.as_json(rules or rules_lib.ALL_FLOAT),
-        "training": training,
-      },
-    )
-  distributed.barrier(f"saved {path.name}")
-  size = path.stat().st_size if path.exists() else 0
-  return size, summary.summarise(params)
-
-
-def load_weights(found: bundle.Bundle) -> Weights:
-  """Of a bundle that was saved with its moments, to train on from."""
-  return Weights(
-    jax.device_get(rules_lib.unpack(found.params)), found.collections
-  )
-
-
 def _run_key(seed: int, stage: str) -> jax.Array:
-  """Stages of a run see other lines, whatever their order."""
+  """Of the lines of a stage, whatever came before, or of a series ("")."""
   return jax.random.fold_in(jax.random.key(seed), zlib.crc32(stage.encode()))

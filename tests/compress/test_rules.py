@@ -99,6 +99,7 @@ SPECS = st.one_of(
   st.builds(specs.Ternary, st.sampled_from([None, 0.05, 0.0])),
   st.builds(specs.DoReFa, st.integers(2, 8)),
   st.builds(specs.Affine, GRIDS, st.booleans()),
+  st.builds(specs.LSQ, st.integers(2, 8)),
 )
 
 
@@ -114,6 +115,17 @@ def kernel(shape, *, seed, size, dtype="float32"):
 
 # Few, as each compiles: of one axis, odd, and with more bits than a byte has.
 SHAPES = st.sampled_from([(3,), (5, 1), (2, 2, 3, 3)])
+
+
+def stepped(params, recipe):
+  """With steps that have moved from where they began."""
+  bare = tuple(rule for rule in recipe if rule[0] != r".*_step")
+  whole = rules.with_steps(params, bare)
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  begun = {rules.path_name(path) for path, _ in leaves}
+  return jax.tree_util.tree_map_with_path(
+    lambda p, x: x if rules.path_name(p) in begun else 0.7 * x, whole
+  )
 
 
 def bits_of(x):
@@ -141,6 +153,10 @@ def test_training_computes_with_what_is_stored(leaves, seed, size, dtype):
     for i, (_, shape) in enumerate(leaves)
   }
   recipe = tuple((f"p{i}/w", spec) for i, (spec, _) in enumerate(leaves))
+  recipe = (*recipe, (r".*_step", specs.Float()))
+  if not any(isinstance(spec, specs.LSQ) for spec, _ in leaves):
+    recipe = recipe[:-1]
+  params = stepped(params, recipe)
   assert_same_bits(
     rules.unpack(rules.pack(params, recipe)), rules.fake(params, recipe)
   )
@@ -158,8 +174,9 @@ EVERY = {
   "dorefa": specs.DoReFa(3),
   "int8": specs.Affine(),
   "int4": specs.Affine(affine.Grid(bits=4, symmetric=False), False),
+  "lsq4": specs.LSQ(4),
 }
-EVERY_RULE = tuple(EVERY.items())
+EVERY_RULE = (*EVERY.items(), (r".*_step", specs.Float()))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -168,6 +185,7 @@ def test_compiled_training_computes_with_what_is_stored(dtype):
     name: kernel((3, 3, 7, 5), seed=i, size=0.3, dtype=dtype)
     for i, name in enumerate(EVERY)
   }
+  params = stepped(params, EVERY_RULE)
 
   @jax.jit
   def fake(params):
@@ -196,6 +214,7 @@ def test_hardness_mixes_every_form(hardness):
   params = {
     name: kernel((4, 3), seed=i, size=0.3) for i, name in enumerate(EVERY)
   }
+  params = stepped(params, EVERY_RULE)
   hard = rules.fake(params, EVERY_RULE)
 
   @jax.jit
@@ -208,7 +227,8 @@ def test_hardness_mixes_every_form(hardness):
   ):
     if hardness == 1:
       assert_same_bits(found, hard)
-    for name in params:
+    assert found.keys() == EVERY.keys()
+    for name in EVERY:
       expected = hardness * hard[name] + (1 - hardness) * params[name]
       np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-6)
 
@@ -224,6 +244,68 @@ def test_half_hard_gradients_are_mixed_too():
   for hardness, expected in ((0.0, [1, 1]), (0.25, [1, 0.75]), (1.0, [1, 0])):
     gradient = jax.grad(total)(params, jnp.float32(hardness))
     np.testing.assert_allclose(gradient["binary_kernel"][:, 0], expected)
+
+
+LSQ_RULES = ((r"lstm/\w*kernel", specs.LSQ(4)), *rules.ALL_FLOAT)
+
+
+def lstm():
+  return {
+    "lstm": {
+      "in_kernel": kernel((5, 3), seed=0, size=0.1),
+      "bias": jnp.ones(3),
+    },
+    "head": {"kernel": jnp.ones((3, 1))},
+  }
+
+
+def test_a_step_begins_beside_what_it_is_of():
+  params = lstm()
+  found = rules.with_steps(params, LSQ_RULES)
+  # By hand: the largest magnitude of a column is 7 steps.
+  expected = np.abs(params["lstm"]["in_kernel"]).max(0) / 7 + 1e-6
+  step = found["lstm"].pop("in_kernel_step")
+  np.testing.assert_allclose(step, expected, rtol=1e-6)
+  assert_same_bits(found, params)
+  assert_same_bits(rules.with_steps(params, rules.ALL_FLOAT), params)
+
+
+@pytest.mark.parametrize("recipe", [LSQ_RULES, ((".*", specs.LSQ(4)),)])
+def test_a_step_that_has_been_learnt_stays(recipe):
+  params = rules.with_steps(lstm(), recipe)
+  params["lstm"]["in_kernel_step"] = jnp.full(3, 0.25)
+  assert_same_bits(rules.with_steps(params, recipe), params)
+  values = rules.fake(params, recipe)["lstm"]["in_kernel"]
+  np.testing.assert_array_equal(values, np.round(values * 4) / 4)
+
+
+def test_the_network_has_no_steps():
+  params = rules.with_steps(lstm(), LSQ_RULES)
+  assert jax.tree.structure(rules.fake(params, LSQ_RULES)) == (
+    jax.tree.structure(lstm())
+  )
+  stored = rules.pack(params, LSQ_RULES)
+  kernel = stored["lstm"]["in_kernel"]
+  # 15 codes of 4 bits and three scales of 2 bytes.
+  assert kernel.form == "int4" and kernel.nbytes == 8 + 6
+
+
+def test_steps_are_learnt_with_the_parameters():
+  params = rules.with_steps(lstm(), LSQ_RULES)
+
+  def loss(params):
+    return jnp.sum(rules.fake(params, LSQ_RULES)["lstm"]["in_kernel"] ** 2)
+
+  gradient = jax.grad(loss)(params)["lstm"]
+  assert (gradient["in_kernel_step"] != 0).all()
+  assert (gradient["in_kernel"] != 0).any()
+
+
+@pytest.mark.parametrize("use", [rules.fake, rules.pack])
+def test_a_missing_step_is_named(use):
+  text = "lstm/in_kernel has no in_kernel_step beside it, which LSQ"
+  with pytest.raises(ValueError, match=text):
+    use(lstm(), LSQ_RULES)
 
 
 def test_packed_trees_keep_the_names():

@@ -105,27 +105,54 @@ def test_rules_are_matched():
     summary.summary(PARAMS, RULES[:-1])
 
 
+MACS = {
+  "backbone/conv/binary_kernel": {"bit": 1500, "float": 100},
+  "head/kernel": {"float": 24},
+  "backbone_twin/kernel": {"int8": 60},
+}
+
+
+def test_precision_is_that_of_weights_and_features():
+  found = summary.summary(PARAMS, RULES, MACS)
+  assert found.macs == 1684
+  assert found.macs_by_precision == {
+    "bit x bit": 1500,
+    "bit x float": 100,
+    "float x int8": 60,  # Stored as float16.
+    "int8 x float": 24,
+  }
+  rows = {row.path: row for row in found.rows}
+  assert rows["backbone/conv/binary_kernel"].macs == 1600
+  assert rows["head/kernel"].macs_by_precision == {"int8 x float": 24}
+  assert rows["head/bias"].macs == 0 and not rows["head/bias"].macs_by_precision
+  assert found.below("backbone").macs_by_precision == {
+    "bit x bit": 1500,
+    "bit x float": 100,
+  }
+
+
 def test_table():
-  macs = {"backbone/conv/binary_kernel": 1600, "head/kernel": 24}
-  lines = summary.summary(PARAMS, RULES, macs).table().split("\n")
-  cells = [line.split() for line in lines]
-  assert cells[0] == ["parameter", "shape", "form", "count", "bytes", "MACs"]
-  assert cells[1:7] == [
-    ["backbone/conv/binary_kernel", "10x8", "bit", "80", "32", "1,600"],
-    ["backbone/norm/offset", "8", "float16", "8", "16"],
-    ["backbone_twin/kernel", "2x3", "float16", "6", "12"],
-    ["head/bias", "6", "float16", "6", "12"],
-    ["head/kernel", "4x6", "int8", "24", "36", "24"],
-    ["temperature", "1", "float32", "1", "4"],
+  lines = summary.summary(PARAMS, RULES, MACS).table().split("\n")
+  words = [" ".join(line.split()) for line in lines]
+  assert words == [
+    "parameter shape form count bytes MACs of",
+    "backbone/conv/binary_kernel 10x8 bit 80 32 1,600 bit x bit, bit x float",
+    "backbone/norm/offset 8 float16 8 16",
+    "backbone_twin/kernel 2x3 float16 6 12 60 float x int8",
+    "head/bias 6 float16 6 12",
+    "head/kernel 4x6 int8 24 36 24 int8 x float",
+    "temperature 1 float32 1 4",
+    "all bit bit 80 32 1,600",
+    "all int8 int8 24 36 24",
+    "all float16 float16 20 40 60",
+    "all float32 float32 1 4",
+    "all MACs 1,500 bit x bit, 89.1%",
+    "all MACs 100 bit x float, 5.9%",
+    "all MACs 60 float x int8, 3.6%",
+    "all MACs 24 int8 x float, 1.4%",
+    "all 125 112 1,684",
+    "500 bytes in float32, 112 packed: 4.5 times smaller",
   ]
-  assert cells[7:12] == [
-    ["all", "bit", "bit", "80", "32", "1,600"],
-    ["all", "int8", "int8", "24", "36", "24"],
-    ["all", "float16", "float16", "20", "40"],
-    ["all", "float32", "float32", "1", "4"],
-    ["all", "125", "112", "1,624"],
-  ]
-  assert lines[12:] == ["500 bytes in float32, 112 packed: 4.5 times smaller"]
   # Columns of numbers end in one place.
   ends = {line.index("bytes") + len("bytes") for line in lines[:1]}
   assert {line.rindex("32") + 2 for line in lines[1:2]} == ends
@@ -133,5 +160,5 @@ def test_table():
 
 def test_unknown_macs_are_left_empty():
   found = summary.summary(PARAMS, RULES)
-  assert {row.macs for row in found.rows} == {None}
+  assert found.macs == 0 and found.macs_by_precision == {}
   assert found.table().split("\n")[-2].split() == ["all", "125", "112"]

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxocr.compress import binarise
 from jaxocr.compress import transforms
 
 
@@ -258,18 +259,54 @@ def test_flip_ratio_by_hand_with_absent_leaves():
 
 
 def test_starved_share_by_hand_with_absent_leaves():
-  params = {
-    # Channels: all beyond, one at the limit, one inside, all beyond (-).
-    "dense": jnp.array([[1.5, 1.0, 0.2, -1.1], [-1.1, 2.0, 3.0, -2.0]]),
-    "conv": jnp.full((3, 3, 2, 5), 0.5),
+  gradients = {
+    # Channels: none at all, one weight, all, -0 and 0.
+    "dense": jnp.array([[0.0, 0.0, 1.0, -0.0], [0.0, -1e-30, 2.0, 0.0]]),
+    "conv": jnp.full((3, 3, 2, 5), 0.5).at[..., 1].set(0.0),
     "b": None,
     "c": optax.MaskedNode(),
   }
-  pair = transforms.starved_share(params)
-  chex.assert_trees_all_equal(pair, (jnp.float32(2), jnp.float32(9)))
-  chex.assert_trees_all_equal(jax.jit(transforms.starved_share)(params), pair)
-  total, _ = transforms.starved_share(params, limit=0.1)
-  assert total == 9
+  pair = transforms.starved_share(gradients)
+  chex.assert_trees_all_equal(pair, (jnp.float32(3), jnp.float32(9)))
+  compiled = jax.jit(transforms.starved_share)(gradients)
+  chex.assert_trees_all_equal(compiled, pair)
+
+
+def test_without_a_clip_weights_starve():
+  """What larq warns of: weights that have left the estimator's bound."""
+  kernel = jnp.array([[1.5, 1.5], [-1.2, 0.5]])
+  gradient = jax.grad(lambda k: jnp.sum(binarise.binarise_kernel(k)))(kernel)
+  assert transforms.starved_share(gradient) == (1, 2)
+  clipped = jnp.clip(kernel, -1, 1)
+  gradient = jax.grad(lambda k: jnp.sum(binarise.binarise_kernel(k)))(clipped)
+  assert transforms.starved_share(gradient) == (0, 2)
+
+
+def test_signs_after_an_update():
+  params = {"a": jnp.array([0.3, -0.2, 0.5, -1.0]), "b": optax.MaskedNode()}
+  updates = {"a": jnp.array([0.0, 0.2, -1.0, 2.0]), "b": optax.MaskedNode()}
+  tx = transforms.to_signs()
+  found, _ = jax.jit(tx.update)(updates, tx.init(params), params)
+  new = optax.apply_updates(params, found)
+  np.testing.assert_allclose(new["a"], [1, 1, -1, 1], rtol=1e-6)  # 0 is +1.
+  with pytest.raises(ValueError, match="to_signs needs params"):
+    tx.update(updates, tx.init(params))
+
+
+def test_bop_from_latent_weights_flips_signs():
+  params = jnp.array([0.3, 0.3, -0.7, -0.7])
+  tx = optax.chain(transforms.bop(1.0, 0.1), transforms.to_signs())
+  state = tx.init(params)
+  gradient = jnp.array([1.0, -1.0, 1.0, -1.0])  # Along w: first and last.
+  expected = ([-1, 1, -1, 1], [-1, 1, -1, 1], [1, 1, -1, 1])
+  for sign, wanted in zip((1, 1, -1), expected, strict=True):
+    flips = jnp.array([1.0, 1.0, 1.0, 1.0])
+    if sign < 0:  # Now only the first has evidence along it.
+      flips = jnp.array([1.0, 0.0, 0.0, 0.0])
+    updates, state = tx.update(gradient * flips * sign, state, params)
+    params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params, wanted, rtol=1e-6)
+  np.testing.assert_array_equal(params, expected[-1])  # To the last bit.
 
 
 def test_nothing_latent_counts_nothing():

@@ -164,6 +164,28 @@ def test_a_font_without_a_character_is_never_chosen():
   assert choose(keys, jnp.array([2, 3, 0])).any()
 
 
+def test_bilinear_samples_by_hand():
+  """0.2 + 0.4 u + 0.2 v between the pixels' middles; 0 outside."""
+  strip = jnp.array([[0.2, 0.4, 0], [0.6, 0.8, 0], [1.0, 0.0, 0]])
+  rows = jnp.array([[0.0, 1.0, 0.5], [0.25, -0.5, 9.0]])
+  columns = jnp.array([[0.0, 1.0, 0.5], [0.5, 0.0, 1.0]])
+  np.testing.assert_allclose(
+    render._sample_bilinear(strip, rows, columns),
+    [[0.2, 0.8, 0.5], [0.45, 0.1, 0.0]],
+    atol=2e-3,  # 8 bits.
+  )
+  # Past each edge the strip fades within a pixel, and its ends don't meet.
+  np.testing.assert_allclose(
+    render._sample_bilinear(
+      strip,
+      jnp.array([[0.0, 0.0, 1.5, -1.0, 1.0]]),
+      jnp.array([[-0.5, 2.75, 1.0, 1.0, -2.0]]),
+    ),
+    [[0.1, 0.25, 0.4, 0.0, 0.0]],
+    atol=2e-3,
+  )
+
+
 EFFECTS = [f.name for f in dataclasses.fields(render.RenderStrengths)]
 
 

@@ -15,10 +15,13 @@ from jaxocr import zoo
 from jaxocr.compress import packed
 from jaxocr.compress import rules
 from jaxocr.compress import summary
+from jaxocr.compress import transfer
 from jaxocr.data import render
 from jaxocr.export import bundle
+from jaxocr.models import crnn as crnn_lib
 from jaxocr.text import alphabet as alphabet_lib
 from jaxocr.train import sharding
+from jaxocr.train import ship
 from jaxocr.train import stages
 from jaxocr.train import text_run
 from jaxocr.train import workdirs
@@ -259,9 +262,9 @@ def test_one_device_and_eight_learn_alike(tmp_path, backbone):
     placed = sharding.place(assets, whole)
     teacher = None
     if twin:
-      start = text_run.Weights(state.params, state.collections)
+      start = ship.Weights(state.params, state.collections)
       # Not the state's own buffers, which are donated.
-      teacher = jax.tree.map(np.array, text_run.variables(start))
+      teacher = jax.tree.map(np.array, ship.variables(start))
       teacher = sharding.place(teacher, whole)
     key = jax.random.key(0)
     state, metrics = step(state, placed, key, teacher)
@@ -280,6 +283,69 @@ def test_one_device_and_eight_learn_alike(tmp_path, backbone):
   assert len(losses[0]) == (3 if twin else 1)
   # BatchNorm's moments are those of the whole batch.
   chex.assert_trees_all_close(*moments, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_int8_features_are_read_as_they_were_judged(tmp_path, capsys):
+  """The last stage alone, from a network that has no ranges."""
+  rng = np.random.default_rng(0)
+  for i in range(4):
+    pixels = np.uint8(rng.integers(0, 256, (32, 60)))
+    Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+  labels = tmp_path / "labels.tsv"
+  labels.write_text("".join(f"{i}.png\t{i}\n" for i in range(4)))
+  config = dataclasses.replace(
+    TINY, steps=40, int8_features=True, eval_labels=str(labels)
+  )
+  stage = dataclasses.replace(
+    bnn_crnn.make_stages(config)[-1], distillation=None
+  )
+  run = text_run.TextRun(config, tmp_path / "run")
+  _, student = bnn_crnn.architectures(config, run.alphabet)
+  shipped = bnn_crnn.shipped_architecture(config, student)
+  assert shipped == {**student, "activation_bits": 8, "freeze_after": 2}
+  image = np.zeros((1, 32, 64, 1), np.float32)
+  start = dict(jax.jit(crnn_lib.CRNN(**student).init)(jax.random.key(0), image))
+  start = ship.Weights(start.pop("params"), start)
+  with pytest.raises(
+    transfer.TransferError, match="ranges/context_range/count"
+  ):
+    run.train(dataclasses.replace(stage, fresh=()), shipped, start=start)
+  weights = run.train(stage, shipped, start=start)
+  said = capsys.readouterr().out
+  for name in ("frames", "context"):
+    ranges = weights.collections["ranges"][f"{name}_range"]
+    assert ranges["count"] == 2 and ranges["low"] < 0 < ranges["high"]
+    assert (
+      f"  ranges/{name}_range/low re-initialised: learnt anew, from the first "
+      "batch on\n"
+    ) in said
+  lines, _ = run.judge(weights, shipped, rules.BINARY_SHIPPED)
+  run.save("a.safetensors", weights, shipped, rules.BINARY_SHIPPED, {})
+  check_the_reader_has_the_ranges(tmp_path / "run" / "a.safetensors", weights)
+  judged = {x.path: x.reading for x in lines if x.source == "real"}
+  assert len(judged) == 4
+  images = [tmp_path / path for path in judged]
+  reads = reader.Reader.load(tmp_path / "run" / "a.safetensors").read(images)
+  for read, reading in zip(reads, judged.values(), strict=True):
+    assert read.text == reading.text
+    assert read.confidence == pytest.approx(reading.confidence, rel=1e-5)
+
+
+def check_the_reader_has_the_ranges(path, weights):
+  """The file holds those of training, and they make a difference."""
+  found = reader.load_model(path)
+  variables = found.stored.variables()
+  chex.assert_trees_all_equal(
+    variables["ranges"], weights.collections["ranges"]
+  )
+  image = np.random.default_rng(1).random((2, 32, 64, 1), np.float32)
+  logits = found.network.apply(variables, image)
+  for name in variables["ranges"]:
+    wide = {**variables["ranges"], name: {"low": -9.0, "high": 9.0, "count": 1}}
+    assert (
+      found.network.apply({**variables, "ranges": wide}, image) != logits
+    ).any()
 
 
 def test_stages():

@@ -12,6 +12,7 @@ from experiments import crnn
 from jaxocr import reader
 from jaxocr.compress import packed
 from jaxocr.export import bundle
+from jaxocr.train import ship
 from jaxocr.train import text_run
 
 TINY = crnn.Config(
@@ -48,7 +49,7 @@ def test_two_steps_leave_a_teacher(tmp_path, monkeypatch):
   # With its moments and in full, so that training can go on from it.
   found = bundle.load_bundle(path)
   assert not found.meta["architecture"]["folded"]
-  weights = text_run.load_weights(found)
+  weights = ship.load_weights(found)
   for ours, theirs in (
     (weights.params, ends[0].params),
     (weights.collections, ends[0].collections),

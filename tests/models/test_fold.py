@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxocr.compress import rules
+from jaxocr.compress import specs
 from jaxocr.models import crnn
 from jaxocr.models import fold
 from jaxocr.models import layers
@@ -187,3 +188,28 @@ def test_a_norm_after_two_kernels_is_named():
 
 def _unit(names):
   return {name: jnp.ones(2) for name in names}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_weight_of_zero_is_one_before_and_after(compiled):
+  """sign(0) = +1, so a negative gain has to make it -1."""
+  values = np.float32([0.0, -0.0, 1e-30, -1e-30, 0.5, -0.5])
+  kernel = np.stack([values] * 4, axis=1)
+  # A gain that underflows with 1e-30, and none.
+  gain = np.float32([-2, 2, -1e-20, 0]) * np.sqrt(1 + layers.NORM_EPSILON)
+  params = {
+    "conv": {"binary_kernel": kernel},
+    "conv_norm": {"scale": gain, "bias": np.zeros(4, np.float32)},
+  }
+  moments = {"mean": np.zeros(4, np.float32), "var": np.ones(4, np.float32)}
+  fold_ = jax.jit(fold.fold) if compiled else fold.fold
+  folded = fold_(params, {"batch_stats": {"conv_norm": moments}})
+  recipe = ((".*/binary_kernel", specs.Binary()), *rules.ALL_FLOAT)
+  signs = np.where(values >= 0, 1, -1)[:, None] * np.sign(gain)[None, :3]
+  latent = folded["conv"]["binary_kernel"]
+  np.testing.assert_array_equal(np.where(latent >= 0, 1, -1)[:, :3], signs)
+  found = rules.unpack(rules.pack(folded, recipe))["conv"]["binary_kernel"]
+  # What training computes with, times the gain.
+  before = rules.fake(params, recipe)["conv"]["binary_kernel"] * gain[None]
+  np.testing.assert_allclose(found[:, :2], before[:, :2], rtol=1e-3)
+  np.testing.assert_array_equal(found[:, 3], 0)

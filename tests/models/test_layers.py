@@ -36,6 +36,37 @@ def test_spatial_conv_of_signs_is_exact(strides, pad_value):
   np.testing.assert_array_equal(out, _reference(x, kernel, strides, pad_value))
 
 
+@pytest.mark.parametrize("strides", [(1, 1), (2, 1), (2, 2)])
+def test_spatial_conv_has_the_gradients_of_the_textbook_form(strides):
+  x = jax.random.normal(KEY, (2, 8, 12, 5))
+  kernel = jax.random.normal(jax.random.key(1), (3, 3, 5, 7))
+
+  def ours(x, kernel):
+    return layers.spatial_conv(x, kernel, strides=strides, pad_value=1.0)
+
+  def gradients(f):
+    return jax.grad(lambda *a: jnp.sum(jnp.sin(f(*a))), (0, 1))(x, kernel)
+
+  both = zip(
+    gradients(ours),
+    gradients(lambda *a: _reference(*a, strides, 1.0)),
+    strict=True,
+  )
+  for a, b in both:
+    np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_kernel_gradients_of_all_backends_agree():
+  x = jax.random.normal(KEY, (2, 8, 12, 5))
+  kernel = jax.random.normal(jax.random.key(1), (3, 3, 5, 7))
+  cotangent = jax.random.normal(jax.random.key(2), (2, 4, 12, 7))
+  np.testing.assert_allclose(
+    layers._kernel_gradient(x, cotangent, 3, (2, 1)),
+    layers._conv_transposed(x, kernel, cotangent, (2, 1)),
+    atol=1e-4,
+  )
+
+
 def test_spatial_conv_by_hand():
   x = jnp.full((1, 1, 1, 1), -1.0)
   kernel = jnp.ones((3, 3, 1, 1))

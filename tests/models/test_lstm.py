@@ -45,27 +45,54 @@ def test_equals_numpy_loop():
   np.testing.assert_allclose(module.apply(variables, x), expected, atol=1e-6)
 
 
-def test_equals_torch():
+def test_equals_torch_in_value_and_gradient():
   torch = pytest.importorskip("torch")
   module, variables, x = _init()
   peer = torch.nn.LSTM(CHANNELS, HIDDEN, batch_first=True, bidirectional=True)
   # Both order the gates i, f, g, o; torch has a second bias, of the hidden.
+  names = {
+    "input_kernel": "weight_ih_l0",
+    "recurrent_kernel": "weight_hh_l0",
+    "bias": "bias_ih_l0",
+  }
+  suffixes = {"forward": "", "backward": "_reverse"}
   with torch.no_grad():
-    for direction, suffix in (("forward", ""), ("backward", "_reverse")):
-      p = {
-        name.removeprefix(f"{direction}_"): np.array(value)
-        for name, value in variables["params"].items()
-        if name.startswith(direction)
-      }
-      for ours, theirs in (
-        (p["input_kernel"].T, "weight_ih_l0"),
-        (p["recurrent_kernel"].T, "weight_hh_l0"),
-        (p["bias"], "bias_ih_l0"),
-        (np.zeros_like(p["bias"]), "bias_hh_l0"),
-      ):
-        getattr(peer, theirs + suffix).copy_(torch.tensor(ours.copy()))
-    expected = peer(torch.tensor(np.array(x)))[0].numpy()
-  np.testing.assert_allclose(module.apply(variables, x), expected, atol=1e-6)
+    for direction, suffix in suffixes.items():
+      getattr(peer, "bias_hh_l0" + suffix).zero_()
+      for ours, theirs in names.items():
+        value = np.array(variables["params"][f"{direction}_{ours}"].T)
+        getattr(peer, theirs + suffix).copy_(torch.tensor(value))
+  frames = torch.tensor(np.array(x), requires_grad=True)
+  expected = peer(frames)[0]
+  expected.square().sum().backward()
+
+  out = module.apply(variables, x)
+  np.testing.assert_allclose(out, expected.detach().numpy(), atol=1e-6)
+  gradients, dx = jax.grad(
+    lambda v, x: jnp.sum(module.apply(v, x) ** 2), (0, 1)
+  )(variables, x)
+  np.testing.assert_allclose(dx, frames.grad.numpy(), atol=1e-5)
+  for direction, suffix in suffixes.items():
+    for ours, theirs in names.items():
+      np.testing.assert_allclose(
+        gradients["params"][f"{direction}_{ours}"].T,
+        getattr(peer, theirs + suffix).grad.numpy(),
+        atol=1e-5,
+      )
+
+
+def test_kernel_gradient_needs_no_torch():
+  projected = jax.random.normal(jax.random.key(0), (5, 2, 3, 4 * HIDDEN))
+  w_rec = jax.random.normal(jax.random.key(1), (2, HIDDEN, 4 * HIDDEN)) / 4
+
+  def gradients(f):
+    loss = lambda *a: jnp.sum(jnp.sin(f(*a, jnp.float32)))  # noqa: E731
+    return jax.grad(loss, (0, 1))(projected, w_rec)
+
+  # As JAX itself derives the scan.
+  both = zip(gradients(lstm._recur), gradients(lstm._scan), strict=True)
+  for a, b in both:
+    np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_forget_gates_start_open_and_recurrence_orthogonal():

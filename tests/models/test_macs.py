@@ -1,17 +1,23 @@
 """Counts by hand, by torch, and of whole networks."""
 
 import functools
+import re
 
+import flax.linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
 import pytest
 
+from jaxocr.compress import binarise
 from jaxocr.compress import rules
+from jaxocr.compress import specs
+from jaxocr.compress import summary
 from jaxocr.models import crnn
 from jaxocr.models import layers
 from jaxocr.models import lstm
 from jaxocr.models import macs
+from jaxocr.models import mlp
 
 
 def _shape(*sizes):
@@ -19,10 +25,25 @@ def _shape(*sizes):
 
 
 def _count(function, x, **params):
-  """Of function(params, x), without computing anything."""
-  return macs.count_macs(
-    lambda v, x: function(v["params"], x), {"params": params}, x
+  """Of function(params, x), without computing anything; x is floats."""
+  return _of_floats(
+    macs.count_macs(
+      lambda v, x: function(v["params"], x), {"params": params}, x
+    )
   )
+
+
+def _of_floats(counted):
+  """Path -> number, where all features are floats."""
+  assert all(set(found) == {"float"} for found in counted.values())
+  return {path: found["float"] for path, found in counted.items()}
+
+
+def _by_name(counted, bits=r"$."):
+  """Path -> number; the features are bits where the path matches, as stated."""
+  for path, found in counted.items():
+    assert set(found) == {"bit" if re.match(bits, path) else "float"}, path
+  return {path: sum(found.values()) for path, found in counted.items()}
 
 
 def test_dense():
@@ -40,7 +61,8 @@ def test_arrays_count_as_their_shapes():
     return variables["params"]["a"]["w"] @ x
 
   variables = {"params": {"a": {"w": jnp.ones((4, 3))}}, "state": jnp.ones(2)}
-  assert macs.count_macs(product, variables, jnp.ones((3, 2))) == {"a/w": 24}
+  counted = macs.count_macs(product, variables, jnp.ones((3, 2)))
+  assert counted == {"a/w": {"float": 24}}
 
 
 @pytest.mark.parametrize("pad_value", [0.0, 1.0])
@@ -115,7 +137,7 @@ def test_bilstm():
       f"{direction}_input_kernel": 2 * frames * channels * 4 * hidden,
       f"{direction}_recurrent_kernel": 2 * frames * hidden * 4 * hidden,
     }
-  assert macs.count_macs(model.apply, variables, x) == expected
+  assert _of_floats(macs.count_macs(model.apply, variables, x)) == expected
 
 
 def test_a_concatenation_counts_by_share():
@@ -225,6 +247,7 @@ def test_a_while_loop_has_no_known_length():
 # Rows after each block of both plans, for an image 32 rows high.
 _ROWS = (8, 8, 4, 4, 2, 2)
 _C, _P, _H, _K = 4, 6, 5, 3  # Stem, projection, hidden, classes.
+SIZES = dict(num_classes=_K, stem_channels=_C, projection=_P, hidden=_H)
 
 
 def _rest(width, features):
@@ -271,16 +294,105 @@ def _mobilenet(width):
   ("backbone", "by_hand"), [("binary", _binary), ("mobilenet", _mobilenet)]
 )
 def test_crnn(backbone, by_hand, folded):
-  model = crnn.CRNN(
-    _K,
-    backbone=backbone,
-    stem_channels=_C,
-    projection=_P,
-    hidden=_H,
-    folded=folded,
-  )
+  model = crnn.CRNN(**SIZES, backbone=backbone, folded=folded)
   image = _shape(1, 32, 128, 1)
   variables = jax.eval_shape(model.init, jax.random.key(0), image)
-  assert macs.count_macs(model.apply, variables, image) == by_hand(128)
+  signs = r".*/binary_kernel"
+  counted = macs.count_macs(model.apply, variables, image)
+  assert _by_name(counted, signs) == by_hand(128)
   three = macs.count_macs(model.apply, variables, _shape(3, 32, 64, 1))
-  assert three == {name: 3 * n for name, n in by_hand(64).items()}
+  assert _by_name(three, signs) == {n: 3 * k for n, k in by_hand(64).items()}
+
+
+class _OfLarq(nn.Module):
+  """The network whose summary larq's own tests keep (larq/snapshots, 0.13)."""
+
+  @nn.compact
+  def __call__(self, x, *, train=False):
+    def kernel(name, *shape, fan_in=9):
+      name = f"{name}_kernel"
+      return layers.Kernel(shape, fan_in, name_in_tree=name, name=name)()
+
+    x = layers.spatial_conv(x, kernel("first", 3, 3, 1, 32))
+    x = layers.average_pool(x, (2, 2))
+    x = self._spaced(binarise.hard_sign(x) - binarise.hard_sign(x - 1), 3)
+    x = layers.depthwise_conv(x, kernel("depthwise", 3, 3, 32))
+    signs = binarise.hard_sign(x)
+    x = layers.depthwise_conv(signs, kernel("separable", 3, 3, 32))
+    x = layers.pointwise_conv(binarise.hard_sign(x), kernel("point", 32, 32))
+    return layers.product(x.reshape(1, -1), kernel("dense", 3872, 10))
+
+  def _spaced(self, x, stride):
+    return x[:, ::stride, ::stride]  # 32 to 11, as a stride of 3 has it.
+
+
+def test_macs_by_precision_are_those_of_larqs_summary():
+  model = _OfLarq()
+  image = _shape(1, 64, 64, 1)
+  params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+  recipe = (
+    (r".*/(first|separable|point)_kernel", specs.Binary(scaled=False)),
+    (r".*/depthwise_kernel", specs.Ternary()),
+    *rules.ALL_FLOAT,
+  )
+  found = macs.summary(model, params, recipe, (1, 64, 64, 1))
+  by_name = {r.path.split("/")[-1]: r.macs_by_precision for r in found.rows}
+  # Larq calls a product of bits and floats one of 32 bits.
+  assert by_name["first_kernel"] == {"bit x float": 1_179_648}
+  assert by_name["depthwise_kernel"] == {"int2 x int2": 34_848}
+  # And padding with zeros is no bit any more, whatever larq says.
+  assert by_name["separable_kernel"] == {"bit x int2": 11 * 11 * 9 * 32}
+  assert by_name["point_kernel"] == {"bit x bit": 158_752 - 11 * 11 * 9 * 32}
+  assert by_name["dense_kernel"] == {"float x float": 38_720}
+  assert found.macs == 158_752 + 34_848 + 1_218_368
+
+
+def test_summary_of_a_model_with_8_bit_features():
+  """Which products meet them: those of the BiLSTM's inputs and the head."""
+  model = crnn.CRNN(**SIZES, activation_bits=8)
+  shape = (1, 32, 128, 1)
+  params = jax.eval_shape(
+    lambda: model.init(jax.random.key(0), jnp.zeros(shape))
+  )["params"]
+  found = macs.summary(model, params, rules.BINARY_SHIPPED, shape)
+  rows = {row.path: row.macs_by_precision for row in found.rows}
+  counted = _binary(128)
+  latent = [path for path in counted if path.endswith("binary_kernel")]
+  for path in latent:
+    assert rows[path] == {"bit x bit": counted[path]}, path
+  for direction in lstm.DIRECTIONS:
+    path = f"bilstm/{direction}_input_kernel"
+    assert rows[path] == {"int8 x int8": counted[path]}
+    path = f"bilstm/{direction}_recurrent_kernel"
+    assert rows[path] == {"int8 x float": counted[path]}
+  assert rows["head/kernel"] == {"int8 x int8": counted["head/kernel"]}
+  for path in ("backbone/stem/kernel", "collapse/kernel"):
+    assert rows[path] == {"int8 x float": counted[path]}
+  assert found.macs == sum(counted.values())
+  assert found.macs_by_precision["bit x bit"] == sum(map(counted.get, latent))
+  assert found.nbytes == summary.summary(params, rules.BINARY_SHIPPED).nbytes
+
+
+def test_summary_of_parameters_that_learn_steps():
+  model = mlp.BinaryMLP((6, 5), 4)
+  shape = (1, 3, 4, 1)
+  params = jax.eval_shape(
+    lambda: model.init(jax.random.key(0), jnp.zeros(shape))
+  )["params"]
+  recipe = ((r".*/binary_kernel", specs.LSQ(4)), *rules.ALL_FLOAT)
+  found = macs.summary(model, params, recipe, shape)
+  assert found.macs_by_precision == {"int4 x bit": 12 * 6 + 6 * 5 + 5 * 4}
+  stepped = jax.eval_shape(lambda p: rules.with_steps(p, recipe), params)
+  assert macs.summary(model, stepped, recipe, shape) == found
+
+
+def test_summary_of_other_parameters_is_refused():
+  model = crnn.CRNN(**SIZES)
+  shape = (1, 32, 32, 1)
+  params = jax.eval_shape(
+    lambda: model.init(jax.random.key(0), jnp.zeros(shape))
+  )["params"]
+  params["head"] = {"kernel": _shape(1, 1), "bias": params["head"]["bias"]}
+  del params["collapse"]
+  with pytest.raises(ValueError, match="collapse/kernel, head/kernel differ"):
+    macs.summary(model, params, rules.ALL_FLOAT, shape)

@@ -86,6 +86,43 @@ def test_latent_kernels_stay_within_one():
   assert float(new["dense"]["bias"][0]) == pytest.approx(3.5, rel=1e-4)
 
 
+def test_steps_change_by_a_share_of_themselves():
+  params = {"head": {"kernel": jnp.ones(2), "kernel_step": jnp.array([1e-4])}}
+  groups = optimiser.group_of(params)
+  assert groups["head"] == {"kernel": "decay", "kernel_step": "step"}
+  tx = optimiser.make_optimiser(
+    optax.constant_schedule(0.1), weight_decay=0.1, clip_norm=1e6
+  )
+  grads = jax.tree.map(jnp.ones_like, params)
+  updates, _ = tx.update(grads, tx.init(params), params)
+  new = optax.apply_updates(params, updates)
+  assert float(new["head"]["kernel_step"][0]) == pytest.approx(0.9e-4, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+  "rule, expected",
+  [
+    # Two weights; the gradient is -1, then 1, for both.
+    (optimiser.CLIPPED_ADAM, [1.0, 0.3]),
+    # The first is beyond the limit and may not grow.
+    (optimiser.GatedAdam(limit=0.5), [0.9, 0.3]),
+    # m = -0.5 g flips what has its sign: the second.
+    (optimiser.Bop(gamma=0.5, threshold=0.05), [1.0, 1.0]),
+    (optimiser.Bop(gamma=0.5, threshold=0.15), [1.0, -1.0]),
+    # m / sqrt(v) = 0.5 / sqrt(0.25), times abs(w).
+    (optimiser.Bop2nd(gamma=0.5, sigma=0.25, threshold=0.19), [1.0, 1.0]),
+    (optimiser.Bop2nd(gamma=0.5, sigma=0.25, threshold=0.21), [1.0, -1.0]),
+  ],
+)
+def test_rules_of_latent_kernels(rule, expected):
+  grads = jax.tree.map(lambda p: -jnp.ones_like(p), tiny_params())
+  new = update(grads, latent=rule)
+  found = new["conv"]["binary_kernel"].tolist()
+  assert found == pytest.approx(expected, rel=1e-4)
+  # The others learn as ever.
+  assert float(new["dense"]["bias"][0]) == pytest.approx(3.5, rel=1e-4)
+
+
 def test_gradients_are_clipped_together_first():
   # Two steps: Adam ignores a constant scale, but not one that changes.
   params = tiny_params()

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from jaxocr.compress import rules
+from jaxocr.compress import specs
 from jaxocr.models import layers
 from jaxocr.train import objective
 from jaxocr.train import state as state_lib
@@ -201,11 +202,21 @@ def test_the_teacher_is_asked_of_each_batch_and_is_no_part_of_the_state():
   assert taught.taps.keys() == {"t"}
 
 
+LATENT_RULES = (("binary_kernel", specs.Binary()), *rules.ALL_FLOAT)
+
+
 def test_latent_kernels_are_watched():
-  state, train_step = make_step()
+  state, _ = make_step()
+  train_step = step_lib.make_train_step(
+    tiny.TinyModel(),
+    optax.sgd(0.1),
+    objective.ctc_objective,
+    ema_decay=0.9,
+    rules=LATENT_RULES,
+  )
   kernel = state.params["binary_kernel"]
-  # The second channel is out of reach and says 1 in every frame; the others
-  # are drawn upwards, and across zero.
+  # The second channel is out of the estimator's reach and says 1 in every
+  # frame; the others are drawn upwards, and across zero.
   kernel = (kernel * -1e-4).at[:, 1].set(5.0)
   state = state.replace(params=state.params | {"binary_kernel": kernel})
   new, metrics = train_step(state, make_batch(), jax.random.key(1))
@@ -214,6 +225,13 @@ def test_latent_kernels_are_watched():
   found = {k: [float(v) for v in metrics[k]] for k in metrics}
   assert found["flip_ratio"] == [float(turned), kernel.size]
   assert found["starved_share"] == [1, kernel.shape[1]]
+
+
+def test_latent_kernels_of_a_float_twin_are_not():
+  state, train_step = make_step()
+  assert "binary_kernel" in state.params
+  _, metrics = train_step(state, make_batch(), jax.random.key(1))
+  assert metrics.keys() == {"loss", "grad_norm", "finite"}
 
 
 def test_without_latent_kernels_nothing_is_said_of_them():

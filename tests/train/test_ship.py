@@ -8,7 +8,7 @@ from jaxocr.compress import affine
 from jaxocr.compress import rules
 from jaxocr.compress import specs
 from jaxocr.text import alphabet as alphabet_lib
-from jaxocr.train import text_run
+from jaxocr.train import ship
 
 
 @pytest.mark.parametrize(
@@ -25,15 +25,15 @@ from jaxocr.train import text_run
 )
 def test_only_what_works_per_channel_is_folded(spec, folds):
   recipe = ((r".*kernel", spec), *rules.ALL_FLOAT)
-  assert text_run.folds(recipe) == folds
+  assert ship.folds(recipe) == folds
 
 
 def test_what_cannot_be_folded_is_not_shipped(tmp_path):
   recipe = ((r".*kernel", specs.Ternary()), *rules.ALL_FLOAT)
   with pytest.raises(ValueError, match="BatchNorm cannot be folded with"):
-    text_run.save(
+    ship.save(
       pathlib.Path(tmp_path / "a.safetensors"),
-      text_run.Weights({}, {}),
+      ship.Weights({}, {}),
       {},
       recipe,
       alphabet_lib.load_alphabet("numeric"),
