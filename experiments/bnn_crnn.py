@@ -7,9 +7,9 @@ numbers, 0.86 on receipts, in a file of 244 kB.
 
 Stages, each from the averages of the one before: the float teacher (shipped,
 or trained first) -> features become signs -> weights become signs, both taught
-by its logits -> FSP matrices besides -> int8 for the BiLSTM, the head and the
-stem -> packed. Evaluations within a stage use hard signs, so they read little
-while these are still soft.
+by its features and logits -> logits and FSP matrices -> int8 for the BiLSTM,
+the head and the stem -> packed. Evaluations within a stage use hard signs, so
+they read little while these are still soft.
 
 No download and no data: the fonts that matplotlib ships are drawn on the device
 inside the training step. To see how real lines fare, give a file of
@@ -40,6 +40,7 @@ from jaxocr.train import text_run
 from jaxocr.train import workdirs
 
 # Where rows of the feature map are halved, FSP compares the two blocks between.
+# This run takes the last pair: all three cost a seventh of a step.
 FSP_PAIRS = (("block0", "block1"), ("block2", "block3"), ("block4", "block5"))
 # Features that the student learns by heart, down to those that enter the
 # BiLSTM, which starts as the teacher's.
@@ -73,7 +74,7 @@ class Config(text_config.TextConfig):
   signs_share: float = 0.1
   # Share of the second, in which weights become signs; the third, with FSP, has
   # what is left.
-  binary_share: float = 0.2
+  binary_share: float = 0.3
   # Share of the last, which settles with int8 for what is not binary.
   int8_share: float = 0.06
   # Peak of the int8 stage's rate, which only settles what is there.
@@ -86,7 +87,8 @@ class Config(text_config.TextConfig):
   fsp: float = 1.0
   # Weight of the logits' term, a mean over frames where CTC's is a sum.
   logit: float = 24.0
-  # Weight of the features' term, a mean over taps.
+  # Weight of the features' term, a mean over taps, in the first two stages. It
+  # outweighs all others: the student learns features first, then to read.
   feature: float = 80.0
   # Of the logits; higher shows more of what comes second.
   temperature: float = 2.0
@@ -117,7 +119,7 @@ class Config(text_config.TextConfig):
         f"{', '.join(_SHARES)} add up to 1 or more; leave some of the steps "
         "for the stage that is taught"
       )
-    make_distillation(self, fsp=True).validate()
+    make_distillation(self, feature=True, fsp=True).validate()
     if self.teacher:
       alphabet = alphabet_lib.load_alphabet(self.alphabet)
       fault = misfit(load_teacher(self.teacher), self, alphabet)
@@ -125,14 +127,16 @@ class Config(text_config.TextConfig):
         raise ValueError(f"teacher={self.teacher}: {fault}")
 
 
-def make_distillation(config: Config, *, fsp: bool) -> distil.Distillation:
-  """What the teacher adds, with FSP matrices or without."""
+def make_distillation(
+  config: Config, *, feature: bool = False, fsp: bool = False
+) -> distil.Distillation:
+  """What the teacher adds: its logits, and features or an FSP matrix."""
   return distil.Distillation(
     logit=config.logit,
-    feature=config.feature,
+    feature=config.feature if feature else 0.0,
     fsp=config.fsp if fsp else 0.0,
     temperature=config.temperature,
-    pairs=FSP_PAIRS,
+    pairs=FSP_PAIRS[-1:],
     names=FEATURE_TAPS,
   )
 
@@ -142,34 +146,34 @@ def make_stages(config: Config) -> tuple[stages.Stage, ...]:
   signs, binary, int8 = (
     round(getattr(config, name) * config.steps) for name in _SHARES
   )
-  plain, both = (make_distillation(config, fsp=on) for on in (False, True))
+  hints = make_distillation(config, feature=True)
   shared = dict(
     learning_rate=config.learning_rate, fade_teacher=config.fade_teacher
   )
   return (
     stages.Stage(
-      "signs", signs, harden_signs=0.6, distillation=plain, **shared
+      "signs", signs, harden_signs=0.6, distillation=hints, **shared
     ),
     stages.Stage(
       "binary",
       binary,
       rules=rules_lib.BINARY_KERNELS,
       harden_weights=0.4,
-      distillation=plain,
+      distillation=hints,
       **shared,
     ),
     stages.Stage(
       "binary_fsp",
       config.steps - signs - binary - int8,
       rules=rules_lib.BINARY_KERNELS,
-      distillation=both,
+      distillation=make_distillation(config, fsp=True),
       **shared,
     ),
     stages.Stage(
       "int8",
       int8,
       rules=rules_lib.BINARY_SHIPPED,
-      distillation=plain,
+      distillation=make_distillation(config),
       fresh=FRESH_RANGES if config.int8_features else (),
       **{**shared, "learning_rate": config.int8_learning_rate},
     ),
