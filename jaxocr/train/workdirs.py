@@ -33,7 +33,7 @@ CONTENTS = (
   "events.out.tfevents.*",
   "projector_config.pbtxt",
   "00000",  # TensorBoard's embedding, by its step.
-  "*.png",
+  "sweep.png",
   "atlas.npz",
   "teacher.safetensors",
   "teacher.json",
