@@ -123,12 +123,13 @@ GRID = (
   Cell("weights_dorefa2", weights=specs.DoReFa(bits=2)),
   Cell("weights_through_scale", weights=specs.Binary(through_scale=True)),
   Cell("optimiser_gated", latent=optimiser.GatedAdam(limit=0.5)),
-  # Weights that are signs from the first update on: less gamma than published,
-  # as a cell has a thousandth of the updates.
-  Cell("optimiser_bop", latent=optimiser.Bop(gamma=1e-2, threshold=1e-5)),
+  # Signs from the first update on. More gamma than published, as a cell has a
+  # thousandth of the updates; thresholds that, by the moments of the first 25
+  # updates, some hundredths of the weights can reach. Not tuned by results.
+  Cell("optimiser_bop", latent=optimiser.Bop(gamma=1e-2, threshold=2e-4)),
   Cell(
     "optimiser_bop2nd",
-    latent=optimiser.Bop2nd(gamma=1e-2, sigma=1e-2, threshold=0.1),
+    latent=optimiser.Bop2nd(gamma=1e-2, sigma=1e-2, threshold=0.25),
   ),
   Cell("sign_hard_approx", soft_start=False),
   Cell("sign_hard_ste", soft_start=False, sign="ste"),

@@ -2,8 +2,8 @@
 
   python launch.py --experiment=bnn_crnn
 
-Two cores: 14 min with installation. Expect 0.94 line accuracy on rendered
-numbers, 0.86 on receipts, in a file of 244 kB.
+Two idle cores: 15 min with installation. Expect 0.95 line accuracy on rendered
+numbers, 0.87 on receipts, in a file of 244 kB.
 
 Stages, each from the averages of the one before: the float teacher (shipped,
 or trained first) -> features become signs -> weights become signs, both taught

@@ -88,6 +88,23 @@ def transfer(
   return jax.tree.unflatten(jax.tree.structure(target), leaves), moved
 
 
+def derived(moved: Sequence[Moved], source: PyTree, reason: str) -> list[Moved]:
+  """What became of each leaf, where `source` had been added to before.
+
+  Args:
+    moved: As of `transfer`.
+    source: What was trained; leaves that it has not were derived from it.
+    reason: How, for the report.
+  """
+  trained = _by_path(source)
+  return [
+    m
+    if m.path in trained or m.fate == FRESH
+    else dataclasses.replace(m, fate=FRESH, reason=reason)
+    for m in moved
+  ]
+
+
 def describe(moved: Sequence[Moved]) -> str:
   """`151 of 151 leaves copied`, and a line for each that was not."""
   copied = sum(m.fate == COPIED for m in moved)

@@ -88,9 +88,8 @@ def spatial_conv(
   return out + pad_value * jnp.sum(kernel, axis=(0, 1, 2))[None, None, None]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv(x: jax.Array, kernel: jax.Array, strides: Strides) -> jax.Array:
-  """Zero-padded convolution; see `_kernel_gradient` for what is its own."""
+def _lax_conv(x: jax.Array, kernel: jax.Array, strides: Strides) -> jax.Array:
+  """Zero-padded convolution."""
   return lax.conv_general_dilated(
     x,
     kernel,
@@ -100,19 +99,25 @@ def _conv(x: jax.Array, kernel: jax.Array, strides: Strides) -> jax.Array:
   )
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(x: jax.Array, kernel: jax.Array, strides: Strides) -> jax.Array:
+  """`_lax_conv` with a kernel gradient of its own, see `_kernel_gradient`."""
+  return _lax_conv(x, kernel, strides)
+
+
 def _conv_forward(x, kernel, strides):
   return _conv(x, kernel, strides), (x, kernel)
 
 
 def _conv_backward(strides, residuals, cotangent):
   x, kernel = residuals
-  _, pull = jax.vjp(lambda x: _conv.fun(x, kernel, strides), x)
+  _, pull = jax.vjp(lambda x: _lax_conv(x, kernel, strides), x)
   dkernel = lax.platform_dependent(
     x,
     kernel,
     cotangent,
     cpu=lambda x, k, c: _kernel_gradient(x, c, k.shape[0], strides),
-    default=lambda x, k, c: _conv_transposed(x, k, c, strides),
+    default=lambda x, k, c: _lax_kernel_gradient(x, k, c, strides),
   )
   return (*pull(cotangent), dkernel)
 
@@ -134,8 +139,8 @@ def _kernel_gradient(x, cotangent, size, strides):
   return jnp.stack(taps).reshape(size, size, -1, channels)
 
 
-def _conv_transposed(x, kernel, cotangent, strides):
-  _, pull = jax.vjp(lambda k: _conv.fun(x, k, strides), kernel)
+def _lax_kernel_gradient(x, kernel, cotangent, strides):
+  _, pull = jax.vjp(lambda k: _lax_conv(x, k, strides), kernel)
   return pull(cotangent)[0]
 
 

@@ -338,10 +338,12 @@ def make_step(
       return jax.jit(new, out_shardings=whole)(), []
     # Only shapes are asked for: compiling random weights takes long.
     shapes = jax.eval_shape(new)
+    given = ship.variables(ship.with_steps(weights, stage.rules))
     variables, moved = transfer.transfer(
-      ship.variables(ship.with_steps(weights, stage.rules)),
-      of_state(shapes),
-      fresh=dict(stage.fresh),
+      given, of_state(shapes), fresh=dict(stage.fresh)
+    )
+    moved = transfer.derived(
+      moved, ship.variables(weights), "a step, set from its kernel"
     )
     collections = _filled(variables, lambda: of_state(new()))
     params = collections.pop("params")

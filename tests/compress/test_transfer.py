@@ -114,3 +114,16 @@ def test_a_regex_for_another_leaf_excuses_nothing():
   source, target = tree(1.0, head=5), tree(0.0)
   with pytest.raises(transfer.TransferError, match=r"head/kernel is \(2, 5\)"):
     transfer.transfer(source, target, fresh={"head/bias": "so"})
+
+
+def test_leaves_derived_from_the_source_are_no_copies():
+  trained, target = tree(1.0), tree(0.0)
+  target["head"]["kernel_step"] = jnp.zeros(3)
+  source = {**trained, "head": {**trained["head"], "kernel_step": jnp.ones(3)}}
+  found, moved = transfer.transfer(source, target)
+  np.testing.assert_array_equal(found["head"]["kernel_step"], np.ones(3))
+  moved = transfer.derived(moved, trained, "set from its kernel")
+  assert transfer.describe(moved).split("\n") == [
+    "3 of 4 leaves copied",
+    "  head/kernel_step re-initialised: set from its kernel",
+  ]

@@ -62,7 +62,7 @@ def test_kernel_gradients_of_all_backends_agree():
   cotangent = jax.random.normal(jax.random.key(2), (2, 4, 12, 7))
   np.testing.assert_allclose(
     layers._kernel_gradient(x, cotangent, 3, (2, 1)),
-    layers._conv_transposed(x, kernel, cotangent, (2, 1)),
+    layers._lax_kernel_gradient(x, kernel, cotangent, (2, 1)),
     atol=1e-4,
   )
 
