@@ -178,5 +178,5 @@ def _counted(architecture, size) -> dict:
   collections = {k: v for k, v in variables.items() if k != "params"}
   return {
     **digit_run.form_sizes(params, collections),
-    "macs": sum(work.values()),
+    "macs": sum(sum(forms.values()) for forms in work.values()),
   }

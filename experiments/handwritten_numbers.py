@@ -41,20 +41,36 @@ class Config(text_config.TextConfig):
   # Where TFDS keeps prepared sets; empty: ~/tensorflow_datasets.
   data_dir: str = ""
   # Updates.
-  steps: int = 800
+  steps: int = 2500
   # Fewest digits of a line.
   min_length: int = 4
   # Most.
   max_length: int = 8
   # Eight digits of 18 px.
   width: int = 160
-  learning_rate: float = 2e-3
+  learning_rate: float = 3e-3
   ema_decay: float = 0.99
-  eval_every: int = 400
-  # Handwriting has no matrix printers and no fixed pitch.
+  eval_every: int = 500
+  # A flat scan of handwriting: hands bring the variety themselves, and a MNIST
+  # digit, 20 px high, has no detail that could be blurred away.
   strengths: render.RenderStrengths = dataclasses.field(
     default_factory=lambda: render.RenderStrengths(
-      pitch=0.0, dots=0.0, breaks=0.0, weight=0.3, neighbours=0.0
+      stretch=0.15,
+      slant=0.1,
+      perspective=0.04,
+      pitch=0.0,
+      jitter=1.0,
+      weight=0.1,
+      breaks=0.0,
+      dots=0.0,
+      low_resolution=0.0,
+      neighbours=0.0,
+      rules=0.0,
+      fade=0.25,
+      patches=0.1,
+      blur=0.4,
+      motion=0.0,
+      noise=0.03,
     )
   )
 

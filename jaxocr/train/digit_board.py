@@ -92,7 +92,7 @@ def layer_table(architecture: Mapping[str, Any], params: Any) -> str:
   rows = ["| layer | output | parameters | MACs |", "|---|---|---|---|"]
   for name, group in _by_layer(params).items():
     count = sum(math.prod(np.shape(leaf)) for _, leaf in group)
-    done = sum(work.get(path, 0) for path, _ in group)
+    done = sum(sum(work.get(path, {}).values()) for path, _ in group)
     rows.append(f"| {name} | {shapes.get(name, '')} | {count:,} | {done:,} |")
   return "\n".join(rows)
 

@@ -448,7 +448,8 @@ def count_macs(architecture: Mapping[str, Any]) -> int:
   size = digits_lib.SIZE_PX
   image = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
   variables = jax.eval_shape(model.init, jax.random.key(0), image)
-  return sum(macs.count_macs(model.apply, variables, image).values())
+  work = macs.count_macs(model.apply, variables, image)
+  return sum(sum(forms.values()) for forms in work.values())
 
 
 def dead_shares(taps: Mapping[str, np.ndarray]) -> dict[str, float]:
