@@ -71,11 +71,11 @@ def test_multiply_accumulates_by_hand():
   model, variables, image = shapes("lenet5")
   counted = macs.count_macs(model.apply, variables, image)
   assert counted == {
-    "c1/kernel": 28 * 28 * 6 * 25,
-    "c3/binary_kernel": 10 * 10 * 16 * 150,
-    "c5/binary_kernel": 400 * 120,
-    "f6/binary_kernel": 120 * 84,
-    "out/kernel": 840,
+    "c1/kernel": {"float": 28 * 28 * 6 * 25},
+    "c3/binary_kernel": {"float": 10 * 10 * 16 * 150},
+    "c5/binary_kernel": {"float": 400 * 120},
+    "f6/binary_kernel": {"float": 120 * 84},
+    "out/kernel": {"float": 840},
   }
 
 
@@ -126,12 +126,18 @@ def test_c3_sees_the_maps_of_the_table():
 
 
 @pytest.mark.parametrize("entering", [1, 3])
-@pytest.mark.parametrize("size, strides, padding", [(5, 1, 2), (3, 2, 1)])
+@pytest.mark.parametrize(
+  "size, strides, padding, side",
+  [(5, 1, 2, 9), (3, 2, 1, 9), (3, 1, 1, 2), (5, 2, 2, 4)],
+)
 @pytest.mark.parametrize("pad_value", [0.0, 1.0])
-def test_convolutions_are_torchs(entering, size, strides, padding, pad_value):
+def test_convolutions_are_torchs(
+  entering, size, strides, padding, side, pad_value
+):
   torch = pytest.importorskip("torch")
   rng = np.random.default_rng(0)
-  x = rng.normal(size=(2, 9, 8, entering)).astype(np.float32)
+  x = rng.normal(size=(2, side, max(side - 1, 2), entering))
+  x = x.astype(np.float32)
   kernel = rng.normal(size=(size, size, entering, 4)).astype(np.float32)
   ours = digit_net.convolve(
     jnp.array(x),
@@ -161,6 +167,16 @@ def test_pooling_is_torchs(shape, size, strides, padding):
   )
   ours = digit_net.max_pool(jnp.array(x), size, strides, padding=padding)
   np.testing.assert_array_equal(ours, theirs.numpy().transpose(0, 2, 3, 1))
+
+
+def test_pooling_gives_each_windows_gradient_to_its_largest():
+  x = jnp.array([[1.0, 5.0, 2.0, 3.0, 9.0]])[..., None, None]
+  weights = jnp.array([1.0, 10.0, 100.0])[None, :, None, None]
+  slope = jax.grad(
+    lambda x: jnp.sum(weights * digit_net.max_pool(x, 3, 2, padding=1))
+  )(x)
+  # Windows of rows: (., 1, 5), (5, 2, 3), (3, 9, .).
+  assert slope[0, :, 0, 0].tolist() == [0, 11, 0, 0, 100]
 
 
 @pytest.mark.parametrize("network", ["lenet5", "two_scale"])
