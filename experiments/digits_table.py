@@ -21,6 +21,7 @@ from jaxocr import files
 from jaxocr.models import digit_zoo
 from jaxocr.models import macs
 from jaxocr.train import digit_config
+from jaxocr.train import digit_figures
 from jaxocr.train import digit_run
 from jaxocr.train import distributed
 from jaxocr.train import evaluate
@@ -139,7 +140,7 @@ def _row(run, architecture) -> dict:
     if "step_ms" in found:
       row["step_ms"] = found["step_ms"]
   if accuracies:
-    row |= digit_run.spread(accuracies)
+    row |= digit_figures.spread(accuracies)
   return row
 
 
@@ -177,6 +178,6 @@ def _counted(architecture, size) -> dict:
   params = variables["params"]
   collections = {k: v for k, v in variables.items() if k != "params"}
   return {
-    **digit_run.form_sizes(params, collections),
+    **digit_figures.form_sizes(params, collections),
     "macs": sum(sum(forms.values()) for forms in work.values()),
   }

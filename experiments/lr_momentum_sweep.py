@@ -19,6 +19,7 @@ import optax
 
 from jaxocr import files
 from jaxocr.train import digit_config
+from jaxocr.train import digit_figures
 from jaxocr.train import digit_run
 from jaxocr.train import distributed
 from jaxocr.train import evaluate
@@ -107,7 +108,7 @@ def run(config: Config, workdir: str | os.PathLike) -> dict:
     with files.aside(run.workdir / "table.md") as part:
       part.write_text(table(cells), encoding="utf-8")
   figures = {
-    **digit_run.spread([best["test_accuracy"]]),
+    **digit_figures.spread([best["test_accuracy"]]),
     "best": {k: best[k] for k in ("learning_rate", "momentum")},
     "parameters": best["parameters"],
     "bytes": 4 * best["parameters"],
@@ -119,7 +120,7 @@ def run(config: Config, workdir: str | os.PathLike) -> dict:
       for cell in cells
     ],
   }
-  return run.report(figures, [], pictures=[("The sweep", chart)])
+  return run.report(figures, [], pictures=[("The sweep", [chart])])
 
 
 def _cell(run, network, rate, momentum) -> dict:
@@ -149,11 +150,11 @@ def _cell(run, network, rate, momentum) -> dict:
     taps = run.look(weights, network)
     found |= {
       "test_accuracy": evaluate.score(lines)["line_accuracy"],
-      "dead_relus": digit_run.dead_total(taps),
-      "dead_by_layer": digit_run.dead_shares(taps),
-      "parameters": digit_run.form_sizes(weights.params, weights.collections)[
-        "parameters"
-      ],
+      "dead_relus": digit_figures.dead_total(taps),
+      "dead_by_layer": digit_figures.dead_shares(taps),
+      "parameters": digit_figures.form_sizes(
+        weights.params, weights.collections
+      )["parameters"],
     }
     if len({line.reading.text for line in lines}) == 1:
       found["died"] = "says one class for every image"

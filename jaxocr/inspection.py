@@ -14,6 +14,7 @@ import PIL.Image
 
 from jaxocr import files
 
+FOLDER = "maps"  # Of a run's pictures, in its workdir.
 _ENLARGED = 4  # Times, so that single pixels can be seen.
 _GAP_PX = 1  # Between maps.
 _GROUND = 96

@@ -25,6 +25,9 @@ REQUIRED = (
 )
 _WRONG = 48  # Digits shown.
 
+# A heading and PNG files.
+Pictures = tuple[str, Sequence[pathlib.Path]]
+
 
 def write(
   workdir: str | os.PathLike,
@@ -33,7 +36,7 @@ def write(
   history: Sequence[Mapping],
   lines: Sequence[report_lines.LineResult],
   classes: Sequence[str],
-  pictures: Sequence[tuple[str, pathlib.Path]] = (),
+  pictures: Sequence[Pictures] = (),
 ) -> pathlib.Path:
   """Writes both, aside first; returns the page's path.
 
@@ -43,7 +46,7 @@ def write(
     history: Entries of metrics.jsonl.
     lines: Every test image, as a line of one character.
     classes: Names of the classes.
-    pictures: Headings and PNG files, put into the page.
+    pictures: Put into the page, each file under its name.
 
   Raises:
     ValueError: A required figure is missing.
@@ -95,8 +98,8 @@ def _page(workdir, figures, history, lines, classes, pictures) -> str:
     [
       _tiles(figures),
       *(
-        report_page.section(heading, _picture(path))
-        for heading, path in pictures
+        report_page.section(heading, "".join(map(_picture, paths)))
+        for heading, paths in pictures
       ),
       *(
         report_page.section(name.capitalize(), report_page.rows_table(rows))
@@ -156,7 +159,8 @@ def _matrix(lines, classes) -> str:
 
 
 def _picture(path: pathlib.Path) -> str:
-  uri = report_charts.data_uri(path.read_bytes())
+  uri, name = report_charts.data_uri(path.read_bytes()), html.escape(path.stem)
   return (
-    f'<img style="max-width:100%" alt="{html.escape(path.name)}" src="{uri}">'
+    f'<figure><img style="max-width:100%" alt="{name}" src="{uri}">'
+    f"<figcaption>{name}</figcaption></figure>"
   )

@@ -1,6 +1,6 @@
 """One run of a digit experiment: its images, its seeds, what it leaves."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import math
 import os
 import pathlib
@@ -13,33 +13,29 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxocr import inspection
 from jaxocr.compress import rules as rules_lib
-from jaxocr.compress import summary
 from jaxocr.data import digit_augment
 from jaxocr.data import digit_batches
 from jaxocr.data import digits as digits_lib
 from jaxocr.data import idx
 from jaxocr.export import bundle
 from jaxocr.models import digit_zoo
-from jaxocr.models import fold
-from jaxocr.models import macs
-from jaxocr.text import ctc
 from jaxocr.train import clock as clock_lib
 from jaxocr.train import configs
 from jaxocr.train import digit_board
 from jaxocr.train import digit_config
+from jaxocr.train import digit_figures
 from jaxocr.train import digit_report
+from jaxocr.train import digit_step
 from jaxocr.train import distributed
 from jaxocr.train import evaluate
 from jaxocr.train import hardware
 from jaxocr.train import loop
 from jaxocr.train import objective
 from jaxocr.train import optimiser
-from jaxocr.train import report_lines
 from jaxocr.train import sharding
 from jaxocr.train import ship
-from jaxocr.train import state as state_lib
-from jaxocr.train import step as step_lib
 from jaxocr.train import workdirs
 from jaxocr.train import writers
 
@@ -47,9 +43,7 @@ _KEEP_CHECKPOINTS = 1
 _SAVES = 400  # Steps between checkpoints within an epoch.
 _LOOKED_AT = 1000  # Test images of which activations are looked at.
 
-_NO_RELU = ("last", "out", "fc8")  # Taps.
-
-Lines = list[report_lines.LineResult]
+Lines = digit_step.Lines
 
 
 class DigitRun:
@@ -191,45 +185,13 @@ class DigitRun:
     return sharding.place_share(pair, sharding.split_lines(self._mesh))
 
   def reader(self, architecture: Mapping[str, Any]) -> Callable[[Any], Lines]:
-    """Makes `read(state)`: all test images as the shipped averages read them.
-
-    A state is anything with `ema_params` and `ema_collections`.
-    """
+    """`read(state)` of `digit_step.make_reader`, made once."""
     key = ("read", *architecture.items())
-    if key in self._compiled:
-      return self._compiled[key]
-    rules = digit_config.FORMS[self.config.form][0]
-    model = digit_zoo.make(**architecture, folded=True)
-    whole = sharding.replicated(self._mesh)
-    split = sharding.split_lines(self._mesh)
-    deploy = ship.make_deploy(rules)
-
-    def classify(variables, images):
-      pixels = images.astype(jnp.float32) / 255
-      image = digit_augment.prepare(pixels, standard=self.config.standard)
-      logits = model.apply(variables, image)
-      classes, sure = ctc.best_path(logits[:, None])
-      return classes[:, 0], sure[:, 0]
-
-    classify = jax.jit(
-      classify, in_shardings=(whole, split), out_shardings=whole
-    )
-
-    def read(state) -> Lines:
-      variables = sharding.place(
-        deploy(state.ema_params, state.ema_collections), whole
+    if key not in self._compiled:
+      self._compiled[key] = digit_step.make_reader(
+        self.config, architecture, self.set, self._mesh
       )
-      lines = []
-      for images, labels, mask in digit_batches.evaluation_batches(
-        self.set.test, batch_size=self.config.batch_size
-      ):
-        found = classify(variables, sharding.place(images, split))
-        rows = zip(images, labels, *jax.device_get(found), mask, strict=True)
-        lines += [self._line(*row[:4]) for row in rows if row[4]]
-      return lines
-
-    self._compiled[key] = read
-    return read
+    return self._compiled[key]
 
   def judge(
     self, weights: ship.Weights, architecture: Mapping[str, Any]
@@ -266,25 +228,35 @@ class DigitRun:
       self.say(f"seed {seed}: test accuracy {accuracies[-1]:.4f}")
       if first is None:
         first, weights = lines, trained
-    sizes = form_sizes(weights.params, weights.collections)
+    sizes = digit_figures.form_sizes(weights.params, weights.collections)
     figures = {
-      **spread(accuracies),
+      **digit_figures.spread(accuracies),
       "accuracies": accuracies,
       "test_images": len(first),
       **sizes,
       "bytes": sizes["bytes_of"][_kind(config.form)],
-      "macs": count_macs(architecture),
+      "macs": digit_figures.count_macs(architecture),
       "epochs": config.epochs,
       "steps": self.steps,
     }
     self.save(weights, architecture, figures)
     taps = self.look(weights, architecture)
-    figures["dead_units"] = dead_shares(taps)
+    figures["dead_units"] = digit_figures.dead_shares(taps)
     if distributed.is_writer():
       with digit_board.Board(self.workdir) as board:
         board.graph(digit_board.layer_table(architecture, weights.params))
         board.embedding(self.set, taps["last"])
-    return self.report(figures, first)
+    return self.report(figures, first, pictures=self._pictures())
+
+  def _pictures(self) -> list[digit_report.Pictures]:
+    """What the saved network sees of the first test image, as files."""
+    if not distributed.is_writer():
+      return []
+    seen = inspection.inspect(
+      self.workdir / bundle.BUNDLE_NAME, self.set.test.images[0]
+    )
+    paths = inspection.save(seen, self.workdir / inspection.FOLDER)
+    return [(f"What it sees of a {seen.read}", paths)]
 
   def save(self, weights, architecture, figures) -> None:
     """Packs, folded, into the workdir."""
@@ -346,52 +318,15 @@ class DigitRun:
     """(step, begin): compiled once for all seeds of an optimiser."""
     key = (tuple(architecture.items()), make_tx and name)
     if key not in self._compiled:
-      self._compiled[key] = self._make_step(architecture, schedule, make_tx)
-    return self._compiled[key]
-
-  def _make_step(self, architecture, schedule, make_tx):
-    config = self.config
-    rules, features = digit_config.FORMS[config.form]
-    hardness = None
-    if rules == rules_lib.BINARY_SHIPPED:
-      rise = max(1, round(config.harden * self.steps))
-      hardness = optax.linear_schedule(0.0, 1.0, rise)
-    if make_tx is None:
-      tx = optimiser.make_optimiser(
-        schedule,
-        weight_decay=config.weight_decay,
-        clip_norm=config.clip_norm,
+      self._compiled[key] = digit_step.make_step(
+        self.config,
+        architecture,
+        self._mesh,
+        schedule=schedule,
+        steps=self.steps,
+        make_tx=make_tx,
       )
-    else:
-      tx = make_tx(schedule)
-    model = digit_zoo.make(**architecture)
-    step = sharding.shard_train_step(
-      step_lib.make_train_step(
-        model,
-        tx,
-        objective.class_objective,
-        ema_decay=config.ema_decay,
-        rules=rules,
-        hardness=hardness,
-        sign_hardness=hardness if "binary_activations" in features else None,
-      ),
-      digit_augment.make_sample(config.movement(), standard=config.standard),
-      self._mesh,
-      batch_size=config.batch_size,
-      split_assets=True,
-    )
-    image = jnp.zeros((1, digits_lib.SIZE_PX, digits_lib.SIZE_PX, 1))
-    begin = jax.jit(
-      lambda key: state_lib.init_state(model, tx, key, image),
-      out_shardings=sharding.replicated(self._mesh),
-    )
-    return step, begin
-
-  def _line(self, image, label, digit, sure) -> report_lines.LineResult:
-    names, sure = self.set.classes, float(sure)
-    seen = ctc.Character(names[digit], sure, 0, image.shape[1])
-    read = ctc.Reading(names[digit], sure, (seen,))
-    return report_lines.LineResult(image, names[label], read, "real")
+    return self._compiled[key]
 
 
 class _Feed:
@@ -416,62 +351,6 @@ def architecture(
   """Arguments of `digit_zoo.make` for the config's form."""
   features = digit_config.FORMS[config.form][1]
   return {"network": network, "classes": classes, **features, **fields}
-
-
-def spread(accuracies: Sequence[float]) -> dict:
-  """Mean and sample deviation, and how many they are of."""
-  several = len(accuracies) > 1
-  return {
-    "test_accuracy": float(np.mean(accuracies)),
-    "test_accuracy_std": float(np.std(accuracies, ddof=1)) if several else 0.0,
-    "seeds": len(accuracies),
-  }
-
-
-def form_sizes(params, collections) -> dict:
-  """Parameters, folded, and what they occupy in float32, int8 and one bit."""
-  folded = jax.eval_shape(fold.fold, params, collections)
-  kinds = {name: digit_config.FORMS[name][0] for name in ("float", "int8")}
-  kinds["binary"] = rules_lib.BINARY_SHIPPED
-  return {
-    "parameters": state_lib.count_parameters(folded),
-    "bytes_of": {
-      name: summary.summary(folded, rules).nbytes
-      for name, rules in kinds.items()
-    },
-  }
-
-
-def count_macs(architecture: Mapping[str, Any]) -> int:
-  """Multiply-accumulates of one image."""
-  model = digit_zoo.make(**architecture)
-  size = digits_lib.SIZE_PX
-  image = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
-  variables = jax.eval_shape(model.init, jax.random.key(0), image)
-  work = macs.count_macs(model.apply, variables, image)
-  return sum(sum(forms.values()) for forms in work.values())
-
-
-def dead_shares(taps: Mapping[str, np.ndarray]) -> dict[str, float]:
-  """Share of each layer's units that are 0 for every image and place.
-
-  Args:
-    taps: Features [B, ..., C]; the last layers' are left out.
-  """
-  return {
-    name: float(np.mean(~np.any(x, axis=tuple(range(x.ndim - 1)))))
-    for name, x in taps.items()
-    if name not in _NO_RELU
-  }
-
-
-def dead_total(taps: Mapping[str, np.ndarray]) -> float:
-  """Share of all units that are 0 for every image and place."""
-  units = {
-    name: x.shape[-1] for name, x in taps.items() if name not in _NO_RELU
-  }
-  shares = dead_shares(taps)
-  return sum(shares[n] * units[n] for n in units) / sum(units.values())
 
 
 def _kind(form: str) -> str:

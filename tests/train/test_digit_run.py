@@ -21,6 +21,7 @@ from jaxocr.export import bundle
 from jaxocr.text import ctc
 from jaxocr.train import digit_board
 from jaxocr.train import digit_config
+from jaxocr.train import digit_figures
 from jaxocr.train import digit_report
 from jaxocr.train import digit_run
 from jaxocr.train import interrupt
@@ -70,7 +71,14 @@ def test_two_steps_leave_all_that_a_run_leaves(tmp_path, few_digits, capsys):
   steps = [e["step"] for e in history if "eval/line_accuracy" in e]
   assert steps == [1, 2, 3, 4]
   page = (tmp_path / "run" / "report.html").read_text()
-  for part in ("Confusion matrix", "Most wrong", "mean of 2 seeds"):
+  for part in (
+    "Confusion matrix",
+    "Most wrong",
+    "mean of 2 seeds",
+    "What it sees of a",
+    "_saliency</figcaption>",
+    "_filters</figcaption>",
+  ):
     assert part in page
   left = {path.name for path in (tmp_path / "run").iterdir()}
   known = {
@@ -160,9 +168,9 @@ def test_dead_units_by_hand():
   maps = np.zeros((3, 2, 2, 4))
   maps[1, 0, 1, 0] = maps[2, 1, 1, 2] = 0.5
   taps = {"c1": maps, "f6": np.array([[0.0, 1.0], [0.0, 0.0]]), "out": maps}
-  assert digit_run.dead_shares(taps) == {"c1": 0.5, "f6": 0.5}
+  assert digit_figures.dead_shares(taps) == {"c1": 0.5, "f6": 0.5}
   taps["c3"] = np.ones((1, 2, 2, 6))
-  assert digit_run.dead_total(taps) == pytest.approx(3 / 12)
+  assert digit_figures.dead_total(taps) == pytest.approx(3 / 12)
 
 
 def test_the_layer_table_adds_up():
