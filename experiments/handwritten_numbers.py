@@ -2,7 +2,8 @@
 
   python launch.py --experiment=handwritten_numbers --cfg.mnist_dir=FOLDER
 
-Not measured yet.
+Read 0.9225 of 2,000 lines of test digits (seed 0) after 2,500 steps in which
+patches of ink faded and lines were cut at their ends; not measured since.
 
 Lines are drawn from the training digits while it learns and judged on lines of
 the test digits, whose writers it has not seen. It starts from the shipped float
@@ -41,7 +42,7 @@ class Config(text_config.TextConfig):
   # Where TFDS keeps prepared sets; empty: ~/tensorflow_datasets.
   data_dir: str = ""
   # Updates.
-  steps: int = 2500
+  steps: int = 3500
   # Fewest digits of a line.
   min_length: int = 4
   # Most.
@@ -52,22 +53,22 @@ class Config(text_config.TextConfig):
   ema_decay: float = 0.99
   eval_every: int = 500
   # A flat scan of handwriting: hands bring the variety themselves, and a MNIST
-  # digit, 20 px high, has no detail that could be blurred away.
+  # digit, 20 px high, has no detail that could be blurred, faded or cut away.
   strengths: render.RenderStrengths = dataclasses.field(
     default_factory=lambda: render.RenderStrengths(
       stretch=0.15,
       slant=0.1,
       perspective=0.04,
       pitch=0.0,
-      jitter=1.0,
-      weight=0.1,
+      jitter=0.0,
+      weight=0.0,
       breaks=0.0,
       dots=0.0,
       low_resolution=0.0,
       neighbours=0.0,
       rules=0.0,
       fade=0.25,
-      patches=0.1,
+      patches=0.0,
       blur=0.4,
       motion=0.0,
       noise=0.03,
