@@ -19,7 +19,6 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxocr import files
 from jaxocr.compress import rules as rules_lib
@@ -172,7 +171,11 @@ def make_step(config, model, schedule, digits: idx.Digits, mesh):
   )
   train_step = sharding.TrainStep(
     step.make_train_step(
-      model, tx, objective, ema_decay=config.ema_decay, rules=RULES
+      model,
+      tx,
+      objective_lib.class_objective,
+      ema_decay=config.ema_decay,
+      rules=RULES,
     ),
     make_sample(digits.images.shape, config.shift_px),
     mesh,
@@ -219,18 +222,6 @@ def make_sample(shape: tuple[int, int, int], shift_px: int):
     )
 
   return sample
-
-
-def objective(
-  outputs: objective_lib.Outputs, batch: batch_lib.Batch, step, teacher
-) -> tuple[jax.Array, objective_lib.Metrics]:
-  """Mean over images of the cross-entropy of logits [B, K], in nats."""
-  del step, teacher
-  per_image = optax.softmax_cross_entropy_with_integer_labels(
-    outputs.logits, batch.label[:, 0]
-  )
-  total, count = jnp.sum(per_image * batch.mask), jnp.sum(batch.mask)
-  return total / count, {"loss": (total, count)}
 
 
 def make_read(config, model, test: idx.Digits, mesh):

@@ -3,6 +3,7 @@
   jaxocr read [--model MODEL] IMG [IMG...] [--json] [--chars]
   jaxocr models
   jaxocr info MODEL [--json]
+  jaxocr inspect RUN IMG --out FOLDER
   jaxocr render --out sheet.png
 
 MODEL is a run's folder, a bundle file, or a name that `jaxocr models` lists.
@@ -64,6 +65,7 @@ def _make_parser() -> argparse.ArgumentParser:
   _add_read(commands)
   _add_models(commands)
   _add_info(commands)
+  _add_inspect(commands)
   _add_render(commands)
   return parser
 
@@ -118,6 +120,24 @@ def _add_info(commands) -> None:
   info.add_argument("model", metavar="MODEL", help=_MODEL_HELP)
   info.add_argument("--json", action="store_true", help="as one JSON object")
   info.set_defaults(command=_info)
+
+
+def _add_inspect(commands) -> None:
+  inspect = commands.add_parser(
+    "inspect",
+    help="draw what a digit network sees in a photo of a digit",
+    description="Reads a photo of one digit and writes PNGs: the image as the "
+    "network gets it, the maps of each layer, the first layer's filters, and "
+    "which pixels matter (saliency).",
+  )
+  inspect.add_argument(
+    "model", metavar="MODEL", help="a digit run's folder, or its bundle file"
+  )
+  inspect.add_argument("image", metavar="IMG", help="photo of one digit")
+  inspect.add_argument(
+    "--out", required=True, metavar="FOLDER", help="for the PNGs"
+  )
+  inspect.set_defaults(command=_inspect)
 
 
 def _add_render(commands) -> None:
@@ -265,6 +285,17 @@ def _info(args: argparse.Namespace) -> int:
     print(json.dumps(describe.fields(path, model)))
   else:
     print(_printable(describe.text(path, model), sys.stdout))
+  return OK
+
+
+def _inspect(args: argparse.Namespace) -> int:
+  from jaxocr import inspection
+
+  try:
+    told = inspection.report(args.model, args.image, args.out)
+  except (OSError, ValueError) as error:
+    return _fail(error)
+  print(_printable(told, sys.stdout))
   return OK
 
 

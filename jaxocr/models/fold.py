@@ -26,7 +26,7 @@ def fold(params: PyTree, collections: Mapping[str, PyTree]) -> PyTree:
   Args:
     params: Of a model whose norms are called NAME_norm beside the layer NAME
       or its only kernel.
-    collections: With the moments in `batch_stats`.
+    collections: With the moments in `batch_stats`; without, nothing is folded.
 
   Returns:
     A new tree: kernels scaled, each norm's parameters replaced by `offset`.
@@ -35,7 +35,7 @@ def fold(params: PyTree, collections: Mapping[str, PyTree]) -> PyTree:
     ValueError: A norm without a kernel before it.
   """
   flat = flax.traverse_util.flatten_dict(params)
-  moments = flax.traverse_util.flatten_dict(collections["batch_stats"])
+  moments = flax.traverse_util.flatten_dict(collections.get("batch_stats", {}))
   for path in [p[:-1] for p in moments if p[-1] == "mean"]:
     scale, bias = flat.pop((*path, "scale")), flat.pop((*path, "bias"))
     mean, var = moments[*path, "mean"], moments[*path, "var"]

@@ -76,6 +76,28 @@ def ctc_objective(
   return total / jnp.maximum(count, 1), {"loss": (total, count)}
 
 
+def class_objective(
+  outputs: Outputs,
+  batch: batch_lib.Batch,
+  step: jax.Array | None = None,
+  teacher: Outputs | None = None,
+) -> tuple[jax.Array, Metrics]:
+  """Mean over images of the cross-entropy, in nats, for images of one class.
+
+  Args:
+    outputs: Logits [B, K]; no class is a blank.
+    batch: Label [B, 1] holds the class. Mask 0 counts neither way.
+    step: Not used; the labels teach the same throughout.
+    teacher: Not used.
+  """
+  del step, teacher
+  per_image = optax.softmax_cross_entropy_with_integer_labels(
+    outputs.logits, batch.label[:, 0]
+  )
+  total, count = jnp.sum(per_image * batch.mask), jnp.sum(batch.mask)
+  return total / count, {"loss": (total, count)}
+
+
 def make_distilled(
   distillation: distil.Distillation,
   *,

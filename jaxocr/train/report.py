@@ -69,7 +69,7 @@ def write_report(
   _check(report, lines)
   workdir = pathlib.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
-  report = _plain(report)
+  report = plain(report)
   by_source = {
     source: [line for line in lines if line.source == source]
     for source in report_lines.SOURCES
@@ -120,14 +120,14 @@ def _predictions(lines: Sequence[report_lines.LineResult]) -> str:
   return text.getvalue()
 
 
-def _plain(value):
+def plain(value):
   """`value` as JSON takes it; what is not finite becomes null."""
   if isinstance(value, Mapping):
-    return {str(key): _plain(item) for key, item in value.items()}
+    return {str(key): plain(item) for key, item in value.items()}
   if isinstance(value, (list, tuple)):
-    return [_plain(item) for item in value]
+    return [plain(item) for item in value]
   if hasattr(value, "tolist"):  # NumPy and JAX scalars and arrays.
-    return _plain(value.tolist())
+    return plain(value.tolist())
   if isinstance(value, float) and not math.isfinite(value):
     return None
   return value

@@ -132,7 +132,12 @@ def png_uri(image: np.ndarray) -> str:
       _chunk(b"IEND", b""),
     )
   )
-  return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+  return data_uri(data)
+
+
+def data_uri(png: bytes) -> str:
+  """A PNG file as a URI."""
+  return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
 def _chunk(kind: bytes, payload: bytes) -> bytes:

@@ -47,19 +47,24 @@ def build(
   }
   sections = [
     _tiles(report),
-    *(_section(k.capitalize(), _rows(rows)) for k, rows in tabled.items()),
-    _section("How it learnt", _charts(history)),
-    _section(
+    *(section(k.capitalize(), rows_table(rows)) for k, rows in tabled.items()),
+    section("How it learnt", charts(history)),
+    section(
       "Lines it was shown",
       report_cards.legend() + report_cards.galleries(samples),
     ),
-    _section(
+    section(
       "Lines it misread most", report_cards.galleries(worst) or _NO_ERROR
     ),
-    _section("Characters it confuses", _confusion_table(confusions)),
-    _section("All figures", _table(figures)),
-    _section("Config", _table(report.get("config") or {})),
+    section("Characters it confuses", _confusion_table(confusions)),
+    section("All figures", table(figures)),
+    section("Config", table(report.get("config") or {})),
   ]
+  return page(title, sections)
+
+
+def page(title: str, sections: Sequence[str]) -> str:
+  """A whole page of sections of HTML."""
   return (
     '<!doctype html><html lang="en"><head><meta charset="utf-8">'
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -71,37 +76,43 @@ def build(
   )
 
 
-def _section(heading: str, body: str) -> str:
+def section(heading: str, body: str) -> str:
+  """A heading and HTML; "" without the latter."""
   return f"<section><h2>{heading}</h2>{body}</section>" if body else ""
 
 
 def _tiles(report: Mapping) -> str:
-  """The few figures that a reader came for."""
-  tiles = [
+  """The few figures that a reader came for, of lines."""
+  found = [
     (
-      _percent(report["line_accuracy"]),
-      f"of {_figure(report['lines'])} rendered lines read without a fault",
+      percent(report["line_accuracy"]),
+      f"of {figure(report['lines'])} rendered lines read without a fault",
     )
   ]
   real = report.get("real")
   if real:
-    tiles.append(
+    found.append(
       (
-        _percent(real["line_accuracy"]),
-        f"of {_figure(real['n'])} real lines read without a fault",
+        percent(real["line_accuracy"]),
+        f"of {figure(real['n'])} real lines read without a fault",
       )
     )
-  tiles += [
-    (_percent(report["cer"]), "character error rate, rendered"),
-    (_figure(report["parameters"]), "parameters"),
-    (_bytes(report["bytes"]), "saved model"),
-    (_duration(report["seconds"]), f"for {_figure(report['steps'])} steps"),
+  found += [
+    (percent(report["cer"]), "character error rate, rendered"),
+    (figure(report["parameters"]), "parameters"),
+    (size(report["bytes"]), "saved model"),
+    (duration(report["seconds"]), f"for {figure(report['steps'])} steps"),
   ]
+  return tiles(found)
+
+
+def tiles(figures: Sequence[tuple[str, str]]) -> str:
+  """Large figures, each above what it is of."""
   return (
     '<section class="tiles">'
     + "".join(
       f"<div><b>{html.escape(value)}</b><span>{html.escape(what)}</span></div>"
-      for value, what in tiles
+      for value, what in figures
     )
     + "</section>"
   )
@@ -116,7 +127,7 @@ def _is_rows(value) -> bool:
   )
 
 
-def _rows(rows: Sequence[Mapping]) -> str:
+def rows_table(rows: Sequence[Mapping]) -> str:
   """A table of one row a dict; nested dicts give dotted columns."""
   flat = [dict(_flat(row)) for row in rows]
   names = list(dict.fromkeys(name for row in flat for name in row))
@@ -133,7 +144,8 @@ def _rows(rows: Sequence[Mapping]) -> str:
   )
 
 
-def _charts(history: Sequence[Mapping]) -> str:
+def charts(history: Sequence[Mapping]) -> str:
+  """Curves of what metrics.jsonl holds."""
   cards = []
   for title, wanted, log in _CHARTS:
     curves = {}
@@ -187,7 +199,8 @@ def _code(char: str) -> str:
   return f"<td><code>{html.escape(report_cards.shown(char)) or '-'}</code></td>"
 
 
-def _table(values: Mapping) -> str:
+def table(values: Mapping) -> str:
+  """Two columns: dotted name and figure."""
   rows = "".join(
     f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
     for name, value in _flat(values)
@@ -201,10 +214,11 @@ def _flat(values: Mapping, prefix: str = ""):
     if isinstance(value, Mapping) and value:
       yield from _flat(value, f"{prefix}{name}.")
     else:
-      yield f"{prefix}{name}", _figure(value)
+      yield f"{prefix}{name}", figure(value)
 
 
-def _figure(value) -> str:
+def figure(value) -> str:
+  """A value of report.json for a person."""
   if value is None or value in ("", [], {}):
     return "-"
   if isinstance(value, bool):
@@ -214,21 +228,24 @@ def _figure(value) -> str:
   if isinstance(value, float):
     return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
   if isinstance(value, (list, tuple)):
-    return ", ".join(_figure(item) for item in value)
+    return ", ".join(figure(item) for item in value)
   return str(value)
 
 
-def _percent(value) -> str:
+def percent(value) -> str:
+  """A share for a person."""
   return "-" if value is None else f"{100 * value:.1f} %"
 
 
-def _bytes(value) -> str:
+def size(value) -> str:
+  """Bytes for a person."""
   if not isinstance(value, (int, float)):
-    return _figure(value)
+    return figure(value)
   return f"{value / 1e6:.2f} MB" if value >= 1e6 else f"{value / 1e3:.0f} kB"
 
 
-def _duration(seconds) -> str:
+def duration(seconds) -> str:
+  """Seconds for a person."""
   if seconds is None or not math.isfinite(seconds):
     return "-"
   minutes = seconds / 60

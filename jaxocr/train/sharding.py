@@ -70,25 +70,35 @@ def place(tree: PyTree, sharding: NamedSharding) -> PyTree:
   return jax.tree.map(put, tree)
 
 
+def place_share(tree: PyTree, sharding: NamedSharding) -> PyTree:
+  """Puts on the mesh what is split over processes, each giving its own part."""
+  return jax.tree.map(
+    lambda part: jax.make_array_from_process_local_data(sharding, part), tree
+  )
+
+
 def line_keys(key: jax.Array, step: jax.Array, count: int) -> jax.Array:
   """Keys [count], one for each line of a step; they depend on nothing else."""
   return jax.random.split(jax.random.fold_in(key, step), count)
 
 
 @functools.cache
-def shard_sample(sample: Callable, mesh: Mesh, batch_size: int) -> Callable:
+def shard_sample(
+  sample: Callable, mesh: Mesh, batch_size: int, split_assets: bool = False
+) -> Callable:
   """`draw(assets, keys [B]) -> Batch`, compiled once for all who ask.
 
   Args:
     sample: `sample(assets, keys [B]) -> Batch`, pure, each line by its own key.
     mesh: Of one axis; every device draws the lines that it learns from.
     batch_size: B, a multiple of the devices.
+    split_assets: Whether `assets` are arrays [B, ...] that come with the step,
+      split like its lines, rather than what all lines are drawn from.
   """
   check_batch_size(batch_size, mesh.size)
   lines = split_lines(mesh)
-  return jax.jit(
-    sample, in_shardings=(replicated(mesh), lines), out_shardings=lines
-  )
+  source = lines if split_assets else replicated(mesh)
+  return jax.jit(sample, in_shardings=(source, lines), out_shardings=lines)
 
 
 @functools.cache
@@ -115,6 +125,7 @@ class TrainStep:
     *,
     batch_size: int,
     teacher: Teacher | None = None,
+    split_assets: bool = False,
   ):
     """Compiles nothing yet.
 
@@ -124,8 +135,9 @@ class TrainStep:
       mesh: Of one axis.
       batch_size: B, a multiple of the devices.
       teacher: Whose word `train_step` takes, if it takes any.
+      split_assets: See `shard_sample`.
     """
-    self._draw = shard_sample(sample, mesh, batch_size)
+    self._draw = shard_sample(sample, mesh, batch_size, split_assets)
     self._teach = teacher and shard_teacher(teacher, mesh)
     whole, lines = replicated(mesh), split_lines(mesh)
     # Split like the lines, each device has its own lines' keys.

@@ -1,7 +1,7 @@
 """One run of a text experiment: its lines, its networks, what it leaves."""
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import itertools
 import os
@@ -52,9 +52,19 @@ class TextRun:
   """
 
   def __init__(
-    self, config: text_config.TextConfig, workdir: str | os.PathLike
+    self,
+    config: text_config.TextConfig,
+    workdir: str | os.PathLike,
+    *,
+    lines: tuple[PyTree, PyTree, Callable] | None = None,
   ):
     """Reads the real lines and draws the glyphs.
+
+    Args:
+      config: Of the run.
+      workdir: Its folder.
+      lines: What they are drawn from in training, what in evaluation, and how,
+        as of `data.source`; None: the config's fonts, in both.
 
     Raises:
       workdirs.WorkdirError: The glyphs kept there are damaged or of another
@@ -70,10 +80,17 @@ class TextRun:
     ]
     self.say(*(file.summary() for file in self.files))
     self._mesh = sharding.make_mesh()
-    assets, self.sample = make_source(config, self.alphabet, self.workdir)
-    self._assets = sharding.place(assets, sharding.replicated(self._mesh))
+    if lines is None:
+      assets, self.sample = make_source(config, self.alphabet, self.workdir)
+      lines = assets, assets, self.sample
+    learnt, judged, self.sample = lines
+    whole = sharding.replicated(self._mesh)
+    self._assets = sharding.place(learnt, whole)
     self._rendered = evaluate.RenderedLines(
-      self.sample, self._assets, self._mesh, batch_size=config.batch_size
+      self.sample,
+      self._assets if judged is learnt else sharding.place(judged, whole),
+      self._mesh,
+      batch_size=config.batch_size,
     )
     self._steps = collections.Counter()  # Of the stages so far, by series.
     self._compiled = {}  # Steps and evaluators, by what they depend on.

@@ -31,6 +31,10 @@ CONTENTS = (
   "rejected_checkpoints",
   writers.METRICS_FILE,
   "events.out.tfevents.*",
+  "projector_config.pbtxt",
+  "00000",  # TensorBoard's embedding, by its step.
+  "sweep.png",
+  "maps",  # What a digit network sees.
   "atlas.npz",
   "teacher.safetensors",
   "teacher.json",

@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 
 from experiments import mnist_mlp
-from jaxocr.data import batch as batch_lib
 from jaxocr.data import idx
 from jaxocr.models import mlp
 from jaxocr.train import interrupt
-from jaxocr.train import objective
 from jaxocr.train import sharding
 from jaxocr.train import state as state_lib
 from jaxocr.train import writers
@@ -121,21 +119,6 @@ def test_shifts_reach_each_neighbour_and_bring_zeros():
     ]
     seen.add(place)
   assert len(seen) == 9
-
-
-def test_objective_by_hand():
-  logits = jnp.array([[0.0, 0.0], [jnp.log(3.0), 0.0], [5.0, -5.0]])
-  batch = batch_lib.Batch(
-    image=jnp.zeros((3, 1, 1, 1)),
-    label=jnp.array([[1], [0], [1]]),
-    length=jnp.ones(3, jnp.int32),
-    mask=jnp.array([1.0, 1.0, 0.0]),
-  )
-  outputs = objective.Outputs(logits, {})
-  loss, metrics = mnist_mlp.objective(outputs, batch, 0, None)
-  total = np.log(2) + np.log(4 / 3)
-  assert float(loss) == pytest.approx(total / 2, rel=1e-6)
-  assert [float(x) for x in metrics["loss"]] == pytest.approx([total, 2])
 
 
 def test_every_test_image_is_read_once_with_averaged_one_bit_weights(config):

@@ -185,3 +185,18 @@ def test_no_gradient_reaches_the_teacher_or_lines_that_do_not_count():
 def test_weights_that_cannot_work_are_refused_when_it_is_made():
   with pytest.raises(ValueError, match=r"pairs=\(\) with fsp=1"):
     objective.make_distilled(distil.Distillation(fsp=1.0))
+
+
+def test_class_objective_by_hand():
+  logits = jnp.array([[0.0, 0.0], [jnp.log(3.0), 0.0], [5.0, -5.0]])
+  batch = batch_lib.Batch(
+    image=jnp.zeros((3, 1, 1, 1)),
+    label=jnp.array([[1], [0], [1]]),
+    length=jnp.ones(3, jnp.int32),
+    mask=jnp.array([1.0, 1.0, 0.0]),
+  )
+  outputs = objective.Outputs(logits, {})
+  loss, metrics = objective.class_objective(outputs, batch, 0, None)
+  total = np.log(2) + np.log(4 / 3)
+  assert float(loss) == pytest.approx(total / 2, rel=1e-6)
+  assert [float(x) for x in metrics["loss"]] == pytest.approx([total, 2])

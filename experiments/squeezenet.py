@@ -1,0 +1,25 @@
+"""SqueezeNet v1.1 adapted to 28x28, on MNIST.
+
+  python launch.py --experiment=squeezenet --cfg.mnist_dir=FOLDER
+
+726,474 parameters. Not measured yet over three seeds.
+"""
+
+import dataclasses
+import os
+
+from jaxocr.train import digit_config
+from jaxocr.train import digit_run
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(digit_config.DigitConfig):
+  """Everything that a run depends on."""
+
+
+def run(config: Config, workdir: str | os.PathLike) -> dict:
+  """Trains all seeds, evaluates, saves; returns what report.json holds."""
+  run = digit_run.DigitRun(config, workdir)
+  return run.run_seeds(
+    digit_run.architecture(config, "squeezenet", len(run.set.classes))
+  )

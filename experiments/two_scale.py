@@ -1,0 +1,26 @@
+"""The network that looks at digits at two scales, on MNIST.
+
+  python launch.py --experiment=two_scale --cfg.mnist_dir=FOLDER
+
+43,306 parameters. Not measured yet over three seeds; a step of 128 images takes
+about 0.1 s on one core.
+"""
+
+import dataclasses
+import os
+
+from jaxocr.train import digit_config
+from jaxocr.train import digit_run
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(digit_config.DigitConfig):
+  """Everything that a run depends on."""
+
+
+def run(config: Config, workdir: str | os.PathLike) -> dict:
+  """Trains all seeds, evaluates, saves; returns what report.json holds."""
+  run = digit_run.DigitRun(config, workdir)
+  return run.run_seeds(
+    digit_run.architecture(config, "two_scale", len(run.set.classes))
+  )
