@@ -70,7 +70,7 @@ class Config(text_config.TextConfig):
   teacher_steps: int = 8000
 
   # Updates of the student, over its four stages.
-  steps: int = 5400
+  steps: int = 5000
   # Share of the first stage, in which features become signs.
   signs_share: float = 0.1
   # Share of the second, in which weights become signs; the third, with FSP, has
