@@ -21,6 +21,7 @@ from jaxocr.train import stages
 from jaxocr.train import state as state_lib
 from jaxocr.train import text_config
 from jaxocr.train import text_run
+from jaxocr.train import text_step
 
 RULES = {"binary": rules.BINARY_KERNELS, "mobilenet": rules.ALL_FLOAT}
 
@@ -48,7 +49,7 @@ def main(backbone: str, batch_size: int, width: int, what: str) -> None:
   batch = draw(assets, keys)
   if what == "step":
     assets, sample = batch, _given
-  begin, step = text_run.make_step(config, stage, architecture, sample, mesh)
+  begin, step = text_step.make_step(config, stage, architecture, sample, mesh)
   state, _ = begin(None)
   parameters = state_lib.count_parameters(state.params)
   held = [state]

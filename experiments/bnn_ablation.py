@@ -14,6 +14,7 @@ pairs. Done cells are kept, so that the command goes on where it stopped;
 
 from collections.abc import Mapping
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -243,17 +244,20 @@ def run(config: Config, workdir: str | os.PathLike) -> dict:
   teacher = ship.load_weights(found)
   lines, scores = run.judge(teacher, twin, rules_lib.ALL_FLOAT)
   run.say(f"teacher: line accuracy {scores['line_accuracy']:.3f}")
-  rows = []
-  wanted = chosen(config)
-  for cell in GRID:
-    results = [
-      _result(cell, seed, config, run, student, (twin, teacher), cell in wanted)
-      for seed in range(config.seed, config.seed + config.seeds)
-    ]
-    if None in results:
-      continue  # Neither asked for nor done earlier.
-    rows.append({"name": cell.name, **spread(results)})
-    run.say(row(rows[-1]))
+  todo = {
+    cell: seeds
+    for cell in chosen(config)
+    if (seeds := [s for s in _seeds(config) if _kept(cell, s, run) is None])
+  }
+  for now, later in itertools.zip_longest(todo, [*todo][1:]):
+    for seed in todo[now]:
+      _train(now, later, seed, config, run, student, (twin, teacher))
+    run.say(row({"name": now.name, **spread(_results(now, config, run))}))
+  rows = [
+    {"name": cell.name, **spread(results)}
+    for cell in GRID
+    if (results := _results(cell, config, run))
+  ]
   figures = {
     **scores,
     "parameters": state_lib.count_parameters(teacher.params),
@@ -317,39 +321,62 @@ def table(rows, teacher, config) -> str:
   )
 
 
-def _result(cell, seed, config, run, student, teacher, wanted) -> dict | None:
-  """Of a cell and seed: kept, or trained now if it is wanted, or None."""
-  series = f"{CELLS}/{cell.name}-{seed}"
+def _seeds(config):
+  return range(config.seed, config.seed + config.seeds)
+
+
+def _series(cell, seed) -> str:
+  return f"{CELLS}/{cell.name}-{seed}"
+
+
+def _kept(cell, seed, run) -> dict | None:
+  """What a cell gave with a seed; None: it is not done."""
+  series = _series(cell, seed)
   kept = run.workdir / f"{series}.json"
-  if kept.exists():
-    _clear(run, series)  # A kill may have come between.
-    return json.loads(kept.read_text(encoding="utf-8"))
-  if not wanted:
+  if not kept.exists():
     return None
-  architecture = {
+  _clear(run, series)  # A kill may have come between.
+  return json.loads(kept.read_text(encoding="utf-8"))
+
+
+def _results(cell, config, run) -> list[dict]:
+  """Of all seeds; none where one is not done."""
+  results = [_kept(cell, seed, run) for seed in _seeds(config)]
+  return [] if None in results else results
+
+
+def _architecture(cell, config, student) -> dict:
+  return {
     **student,
     "binary_activations": cell.binary_activations,
     "sign": cell.sign,
     "activation_bits": cell.activation_bits,
     "freeze_after": config.steps // 2,
   }
+
+
+def _train(cell, later, seed, config, run, student, teacher) -> None:
+  """Trains and judges a cell; what comes after it is compiled meanwhile."""
+  series = _series(cell, seed)
+  architecture = _architecture(cell, config, student)
+  plan = [(stage, architecture) for stage in make_stages(cell, config)]
+  after = []
+  if later:
+    next_one = _architecture(later, config, student)
+    after = [(make_stages(later, config)[0], next_one)]
   weights = teacher[1]
-  for stage in make_stages(cell, config):
+  for now, following in itertools.zip_longest(plan, [*plan[1:], *after]):
+    if following:
+      run.expect(*following, teacher=teacher)
     weights = run.train(
-      stage,
-      architecture,
-      start=weights,
-      teacher=teacher,
-      seed=seed,
-      series=series,
+      *now, start=weights, teacher=teacher, seed=seed, series=series
     )
   _, scores = run.judge(weights, architecture, make_rules(cell))
   found = {"cell": cell.name, "seed": seed, **scores}
   if "real" in scores:
     found["real"] = scores["real"]["line_accuracy"]
-  _write(kept, json.dumps(found) + "\n")
+  _write(run.workdir / f"{series}.json", json.dumps(found) + "\n")
   _clear(run, series)
-  return found
 
 
 def _clear(run, series) -> None:

@@ -17,6 +17,7 @@ path<TAB>label lines: --cfg.eval_labels=FILE.tsv
 """
 
 import dataclasses
+import itertools
 import json
 import os
 from typing import Any
@@ -69,7 +70,7 @@ class Config(text_config.TextConfig):
   teacher_steps: int = 8000
 
   # Updates of the student, over its four stages.
-  steps: int = 5000
+  steps: int = 5400
   # Share of the first stage, in which features become signs.
   signs_share: float = 0.1
   # Share of the second, in which weights become signs; the third, with FSP, has
@@ -187,13 +188,15 @@ def run(config: Config, workdir: str | os.PathLike) -> dict:
   teacher, origin = get_teacher(config, run, twin)
   done, weights = {}, teacher
   shipped = shipped_architecture(config, student)
-  for stage in make_stages(config):
-    weights = done[stage.name] = run.train(
-      stage,
-      shipped if stage.name == "int8" else student,
-      start=weights,
-      teacher=(twin, teacher),
-    )
+  plan = [
+    (stage, shipped if stage.name == "int8" else student)
+    for stage in make_stages(config)
+  ]
+  taught = dict(teacher=(twin, teacher))
+  for now, later in itertools.zip_longest(plan, plan[1:]):
+    if later:
+      run.expect(*later, **taught)
+    weights = done[now[0].name] = run.train(*now, start=weights, **taught)
   figures = {
     "parameters": state_lib.count_parameters(done["int8"].params),
     "steps": config.steps,

@@ -169,7 +169,7 @@ def make_step(config, model, schedule, digits: idx.Digits, mesh):
   tx = optimiser.make_optimiser(
     schedule, weight_decay=0.0, clip_norm=_CLIP_NORM
   )
-  train_step = sharding.shard_train_step(
+  train_step = sharding.TrainStep(
     step.make_train_step(
       model,
       tx,

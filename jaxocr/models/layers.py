@@ -8,6 +8,7 @@ dense 3x3 stays with `lax.conv`. `benchmarks/train_step.py` shows what they buy.
 
 from collections.abc import Sequence
 import functools
+import itertools
 import math
 
 import flax.linen as nn
@@ -253,11 +254,70 @@ def _depthwise_forward(x, kernel, strides):
 def _depthwise_backward(strides, residuals, cotangent):
   x, kernel = residuals
   taps = [
-    jnp.sum(seen * cotangent, axis=(0, 1, 2))
-    for seen in _shifted(x, kernel.shape[0], strides)
+    channel_sums(seen, heard)
+    for seen, heard in _overlaps(x, cotangent, kernel.shape[0], strides)
   ]
   dx = _depthwise_features_gradient(kernel, cotangent, strides, x.shape)
-  return dx, jnp.stack(taps).reshape(kernel.shape)
+  return dx, jnp.stack(taps).astype(kernel.dtype).reshape(kernel.shape)
+
+
+def channel_sums(x: jax.Array, y: jax.Array) -> jax.Array:
+  """Sums of x * y over all axes but the last, in float32.
+
+  XLA's CPU backend stores what enters a reduction and then reads it slowly.
+  Rows added by name become one loop without an intermediate result, and a
+  product with ones adds up what is left: four times as fast.
+
+  Args:
+    x: [B, H, W, C].
+    y: Of the same shape.
+
+  Returns:
+    [C].
+  """
+
+  def by_rows(x, y):
+    batch, height, width, channels = x.shape
+    rows = jnp.zeros((batch, width, channels), jnp.float32)
+    for i in range(height):
+      rows += x[:, i] * y[:, i]
+    rows = rows.reshape(-1, channels)
+    return lax.dot_general(
+      jnp.ones(rows.shape[0]), rows, (((0,), (0,)), ((), ()))
+    )
+
+  return lax.platform_dependent(
+    x.astype(jnp.float32),
+    y.astype(jnp.float32),
+    cpu=by_rows,
+    default=lambda x, y: jnp.sum(x * y, axis=(0, 1, 2)),
+  )
+
+
+def _overlaps(x, cotangent, size, strides):
+  """What each place of a kernel sees, and where, without any padding.
+
+  Args:
+    x: [B, H, W, C].
+    cotangent: [B, ceil(H / strides[0]), ceil(W / strides[1]), C].
+    size: k.
+    strides: Step in H and W.
+
+  Yields:
+    k * k pairs of equal shapes: slices of x and of the cotangent.
+  """
+  for place in itertools.product(range(size), repeat=2):
+    seen, heard = [slice(None)], [slice(None)]
+    for axis, (at, stride) in enumerate(zip(place, strides, strict=True), 1):
+      shift = at - _same_padding(size)[0]  # Pixels to the right or below.
+      first = max(0, -(shift // stride))
+      last = min(
+        cotangent.shape[axis] - 1, (x.shape[axis] - 1 - shift) // stride
+      )
+      pixel = first * stride + shift
+      seen.append(slice(pixel, last * stride + shift + 1, stride))
+      heard.append(slice(first, last + 1))
+    yield x[tuple(seen)], cotangent[tuple(heard)]
 
 
 def _depthwise_features_gradient(kernel, cotangent, strides, shape):
@@ -364,6 +424,70 @@ class RPReLU(nn.Module):
     return Shift(name="after")(bent)
 
 
+class BatchNorm(nn.BatchNorm):
+  """Flax's, but in training with the sums and gradient that are fast here."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    if self.use_running_average or self.is_initializing():
+      return super().__call__(x)
+    shape = (x.shape[-1],)
+    scale = self.param("scale", nn.initializers.ones, shape)
+    bias = self.param("bias", nn.initializers.zeros, shape)
+    y, *moments = _normalised(x.astype(jnp.float32), scale, bias, self.epsilon)
+    for name, moment in zip(("mean", "var"), moments, strict=True):
+      running = self.variable("batch_stats", name, jnp.zeros, shape)
+      running.value = (
+        self.momentum * running.value + (1 - self.momentum) * moment
+      )
+    return y.astype(self.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _normalised(x, scale, bias, epsilon):
+  """Batch normalisation of x [B, ..., C]: (y, mean, variance) in float32.
+
+  No gradient goes through the moments that are returned.
+  """
+  return _normalised_forward(x, scale, bias, epsilon)[0]
+
+
+def _normalised_forward(x, scale, bias, epsilon):
+  features = _with_rows(x)
+  count = x.size // x.shape[-1]
+  mean = channel_sums(features, jnp.ones_like(features)) / count
+  square = channel_sums(features, features) / count
+  variance = jnp.maximum(0.0, square - jnp.square(mean))
+  gain = scale * lax.rsqrt(variance + epsilon)
+  along = (None,) * (x.ndim - 1)
+  y = (x - mean[along]) * gain[along] + bias[along]
+  return (y, mean, variance), (x, scale, mean, variance)
+
+
+def _normalised_backward(epsilon, residuals, cotangents):
+  """Ioffe and Szegedy 2015, section 3, with the sums of dscale and dbias."""
+  x, scale, mean, variance = residuals
+  cotangent, *_ = cotangents
+  along = (None,) * (x.ndim - 1)
+  count = x.size // x.shape[-1]
+  slope = lax.rsqrt(variance + epsilon)
+  centred = x - mean[along]
+  heard = _with_rows(cotangent)
+  dbias = channel_sums(heard, jnp.ones_like(heard))
+  dscale = channel_sums(heard, _with_rows(centred)) * slope
+  common = (dbias / count)[along] + centred * (dscale * slope / count)[along]
+  return (cotangent - common) * (scale * slope)[along], dscale, dbias
+
+
+_normalised.defvjp(_normalised_forward, _normalised_backward)
+
+
+def _with_rows(x):
+  """[B, C] or [B, T, C] as features [B, H, W, C]."""
+  batch, *places, channels = x.shape
+  return x.reshape(batch, *(1,) * (2 - len(places)), *places, channels)
+
+
 def batch_norm(
   *, train: bool, dtype: jnp.dtype, name: str, folded: bool = False
 ) -> nn.Module:
@@ -380,7 +504,7 @@ def batch_norm(
   """
   if folded:
     return Shift(name=name)
-  return nn.BatchNorm(
+  return BatchNorm(
     use_running_average=not train,
     momentum=0.95,
     epsilon=NORM_EPSILON,

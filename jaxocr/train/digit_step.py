@@ -36,7 +36,7 @@ def make_step(
   make_tx: Callable[[optax.Schedule], optax.GradientTransformation]
   | None = None,
 ) -> tuple[Callable, Callable]:
-  """Makes `step` as of `sharding.shard_train_step` and `begin(key) -> state`.
+  """Makes a `sharding.TrainStep` and `begin(key) -> state`.
 
   Args:
     config: Of the run.
@@ -60,7 +60,7 @@ def make_step(
   else:
     tx = make_tx(schedule)
   model = digit_zoo.make(**architecture)
-  step = sharding.shard_train_step(
+  step = sharding.TrainStep(
     step_lib.make_train_step(
       model,
       tx,

@@ -47,23 +47,24 @@ class RenderedLines:
     self.batch_size = batch_size
     self._assets = assets
     self._drawn: list[batch_lib.Batch] = []
-    split = sharding.split_lines(mesh)
+    self._draw = sharding.shard_sample(sample, mesh, batch_size)
 
-    def draw(assets, first):
+    def keys(first):
       key = jax.random.fold_in(jax.random.key(_SEED), _APART)
       lines = first + jnp.arange(batch_size)
-      keys = jax.vmap(lambda line: jax.random.fold_in(key, line))(lines)
-      return sample(assets, jax.lax.with_sharding_constraint(keys, split))
+      return jax.vmap(lambda line: jax.random.fold_in(key, line))(lines)
 
-    # Gathered: every process decodes and scores all lines.
-    self._draw = jax.jit(draw, out_shardings=sharding.replicated(mesh))
+    self._keys = jax.jit(keys, out_shardings=sharding.split_lines(mesh))
+    # Every process decodes and scores all lines.
+    self._gather = jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))
 
   def batches(self, count: int) -> Sequence[batch_lib.Batch]:
     """Host batches that hold the first `count` lines, and perhaps some more."""
     needed = -(-count // self.batch_size)
     while len(self._drawn) < needed:
       first = np.int32(len(self._drawn) * self.batch_size)
-      self._drawn.append(jax.device_get(self._draw(self._assets, first)))
+      drawn = self._draw(self._assets, self._keys(first))
+      self._drawn.append(jax.device_get(self._gather(drawn)))
     return self._drawn[:needed]
 
 

@@ -16,10 +16,13 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
+from jaxocr.train import early
 from jaxocr.train import step as step_lib
 
 AXIS = "data"
 PyTree = Any
+# (its variables, images [B, H, W, 1]) -> a tree of arrays [B, ...].
+Teacher = Callable[[PyTree, jax.Array], PyTree]
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -83,7 +86,7 @@ def line_keys(key: jax.Array, step: jax.Array, count: int) -> jax.Array:
 def shard_sample(
   sample: Callable, mesh: Mesh, batch_size: int, split_assets: bool = False
 ) -> Callable:
-  """`draw(assets, key, step) -> Batch`, compiled once for all who ask.
+  """`draw(assets, keys [B]) -> Batch`, compiled once for all who ask.
 
   Args:
     sample: `sample(assets, keys [B]) -> Batch`, pure, each line by its own key.
@@ -93,63 +96,103 @@ def shard_sample(
       split like its lines, rather than what all lines are drawn from.
   """
   check_batch_size(batch_size, mesh.size)
+  lines = split_lines(mesh)
+  source = lines if split_assets else replicated(mesh)
+  return jax.jit(sample, in_shardings=(source, lines), out_shardings=lines)
+
+
+@functools.cache
+def shard_teacher(teacher: Teacher, mesh: Mesh) -> Callable:
+  """`teacher`, compiled once for all who ask; what it says is split by line."""
   whole, lines = replicated(mesh), split_lines(mesh)
-  source = lines if split_assets else whole
-
-  def draw(assets, key, step):
-    keys = line_keys(key, step, batch_size)
-    return sample(assets, jax.lax.with_sharding_constraint(keys, lines))
-
-  return jax.jit(draw, in_shardings=(source, whole, whole), out_shardings=lines)
+  return jax.jit(teacher, in_shardings=(whole, lines), out_shardings=lines)
 
 
-def shard_train_step(
-  train_step: step_lib.TrainStep,
-  sample: Callable,
-  mesh: Mesh,
-  *,
-  batch_size: int,
-  split_assets: bool = False,
-) -> Callable:
-  """Draws lines on the devices and learns from them there.
+class TrainStep:
+  """Draws lines on the devices, asks a teacher of them, and learns from them.
 
-  Two compiled functions: the stages of a run learn in different ways, but draw
-  in one, and compiling the drawing takes as long as compiling the learning.
-
-  Args:
-    train_step: From `make_train_step`.
-    sample: See `shard_sample`.
-    mesh: Of one axis.
-    batch_size: B, a multiple of the devices.
-    split_assets: See `shard_sample`.
-
-  Returns:
-    `step(state, assets, key, teacher=None, first=0) -> (state, metrics)`, all
-    of them replicated. The state given is donated. `key` is the run's, into
-    which the step's number is folded; for the lines `first` is added to it, the
-    steps of stages before, where these go on in one sequence. `teacher` is what
-    `train_step` takes as such.
+  Three compiled functions: the stages of a run learn in different ways, but
+  draw in one, and compiling the drawing takes as long as compiling the
+  learning. Drawing and asking do not depend on the state, so on a CPU they run
+  beside the learning of the step before, on cores that it leaves idle.
   """
-  draw = shard_sample(sample, mesh, batch_size, split_assets)
-  whole, lines = replicated(mesh), split_lines(mesh)
 
-  def learn(state, batch, key, teacher):
-    # Apart from every line's key: no line's index is this large.
-    noise = jax.random.fold_in(jax.random.fold_in(key, state.step), 2**31 - 1)
-    if teacher is None:
-      return train_step(state, batch, noise)
-    return train_step(state, batch, noise, teacher)
+  def __init__(
+    self,
+    train_step: step_lib.TrainStep,
+    sample: Callable,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    teacher: Teacher | None = None,
+    split_assets: bool = False,
+  ):
+    """Compiles nothing yet.
 
-  # Shardings are stated for all arguments, so that none may be left out.
-  learn = jax.jit(
-    learn,
-    in_shardings=(whole, lines, whole, whole),
-    out_shardings=whole,
-    donate_argnums=0,
-  )
+    Args:
+      train_step: From `make_train_step`.
+      sample: See `shard_sample`.
+      mesh: Of one axis.
+      batch_size: B, a multiple of the devices.
+      teacher: Whose word `train_step` takes, if it takes any.
+      split_assets: See `shard_sample`.
+    """
+    self._draw = shard_sample(sample, mesh, batch_size, split_assets)
+    self._teach = teacher and shard_teacher(teacher, mesh)
+    whole, lines = replicated(mesh), split_lines(mesh)
+    # Split like the lines, each device has its own lines' keys.
+    self._keys = jax.jit(
+      lambda key, step: line_keys(key, step, batch_size), out_shardings=lines
+    )
 
-  def step(state, assets, key, teacher=None, first=0):
-    at = state.step + first if first else state.step
-    return learn(state, draw(assets, key, at), key, teacher)
+    def learn(state, batch, key, taught):
+      # Apart from every line's key: no line's index is this large.
+      noise = jax.random.fold_in(jax.random.fold_in(key, state.step), 2**31 - 1)
+      if taught is None:
+        return train_step(state, batch, noise)
+      return train_step(state, batch, noise, taught)
 
-  return step
+    # Shardings are stated for all arguments, so that none may be left out.
+    self._learn = early.Early(
+      jax.jit(
+        learn,
+        in_shardings=(whole, lines, whole, lines),
+        out_shardings=whole,
+        donate_argnums=0,
+      )
+    )
+
+  def __call__(
+    self,
+    state: PyTree,
+    assets: PyTree,
+    key: jax.Array,
+    teacher: PyTree = None,
+    at: int | None = None,
+  ) -> tuple[PyTree, step_lib.Metrics]:
+    """One update.
+
+    Args:
+      state: Its buffers are donated.
+      assets: Of `sample`.
+      key: The run's, into which the step's number is folded.
+      teacher: Variables of the teacher.
+      at: Number of the step, for its lines; None: that of the state, for which
+        drawing then has to wait.
+
+    Returns:
+      (state, metrics), replicated.
+    """
+    keys = self._keys(key, state.step if at is None else np.int32(at))
+    batch = self._draw(assets, keys)
+    taught = self._teach and self._teach(teacher, batch.image)
+    return self._learn(state, batch, key, taught)
+
+  def compile(
+    self, state: PyTree, assets: PyTree, key: jax.Array, teacher: PyTree = None
+  ) -> None:
+    """Begins to compile for arguments like these; shapes are enough."""
+    keys = jax.eval_shape(self._keys, key, state.step)
+    batch = jax.eval_shape(self._draw, assets, keys)
+    taught = self._teach and jax.eval_shape(self._teach, teacher, batch.image)
+    self._learn.compile(state, batch, key, taught)

@@ -50,6 +50,8 @@ def make_deploy(rules: rules_lib.Rules) -> Callable[..., dict]:
     if not folds(rules):
       packed = rules_lib.pack(params, rules)
       return {"params": rules_lib.unpack(packed), **collections}
+    # From the host in any case: elsewhere the arrays are, it compiles again.
+    params, collections = jax.device_get((params, collections))
     packed = jax.device_get(pack_folded(params, collections, rules))
     return {"params": rules_lib.unpack(packed), **_kept(collections)}
 

@@ -15,8 +15,6 @@ from jaxocr.train import state as state_lib
 
 Metrics = objective_lib.Metrics
 TrainStep = Callable[..., tuple[state_lib.TrainState, Metrics]]
-# (teacher's variables, images) -> what it says of them.
-Teacher = Callable[[Any, jax.Array], objective_lib.Outputs]
 _TAPS = "taps"  # The collection in which modules leave features.
 
 
@@ -29,9 +27,11 @@ def make_train_step(
   rules: rules_lib.Rules = rules_lib.ALL_FLOAT,
   hardness: optax.Schedule | None = None,
   sign_hardness: optax.Schedule | None = None,
-  teacher: Teacher | None = None,
 ) -> TrainStep:
-  """Makes `train_step(state, batch, key, teacher_variables=None)`.
+  """Makes `train_step(state, batch, key, taught=None)`.
+
+  `taught` is what a teacher says of the batch, for objectives that compare; it
+  is neither optimised nor saved.
 
   It returns (state, metrics). Metrics are (sum, count): the objective's, the
   norm of the gradient before clipping, `finite`, 1 where both the loss and that
@@ -50,8 +50,6 @@ def make_train_step(
       their way to the form that `rules` give them; None: there.
     sign_hardness: The same for the features' signs, for models that have any;
       None for models that take no hardness.
-    teacher: What the objective compares with; its variables are given to each
-      step, so that they are neither optimised nor saved.
   """
 
   def loss_fn(params, state, batch, key, taught):
@@ -70,10 +68,7 @@ def make_train_step(
     kept = {name: collections[name] for name in state.collections}
     return loss, (kept, metrics)
 
-  def train_step(state, batch, key, teacher_variables=None):
-    taught = None
-    if teacher is not None:
-      taught = jax.lax.stop_gradient(teacher(teacher_variables, batch.image))
+  def train_step(state, batch, key, taught=None):
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
     (loss, (collections, metrics)), grads = value_and_grad(
       state.params, state, batch, key, taught

@@ -3,14 +3,13 @@
 import collections
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import itertools
 import os
 import pathlib
 from typing import Any
 import zlib
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jaxocr.compress import rules as rules_lib
 from jaxocr.compress import summary
@@ -28,16 +27,13 @@ from jaxocr.train import distributed
 from jaxocr.train import evaluate
 from jaxocr.train import hardware
 from jaxocr.train import loop
-from jaxocr.train import objective
-from jaxocr.train import optimiser
 from jaxocr.train import report
 from jaxocr.train import report_lines
 from jaxocr.train import sharding
 from jaxocr.train import ship
 from jaxocr.train import stages as stages_lib
-from jaxocr.train import state as state_lib
-from jaxocr.train import step as step_lib
 from jaxocr.train import text_config
+from jaxocr.train import text_step
 from jaxocr.train import workdirs
 from jaxocr.train import writers
 
@@ -98,12 +94,41 @@ class TextRun:
     )
     self._steps = collections.Counter()  # Of the stages so far, by series.
     self._compiled = {}  # Steps and evaluators, by what they depend on.
+    self._expected = []  # What is to be compiled ahead: functions.
 
   def say(self, *lines: str) -> None:
     """Prints, in the process that writes."""
     if distributed.is_writer():
       for line in lines:
         print(line, flush=True)
+
+  def expect(
+    self,
+    stage: stages_lib.Stage,
+    architecture: Mapping[str, Any],
+    *,
+    teacher: tuple[Mapping[str, Any], ship.Weights] | None = None,
+  ) -> None:
+    """Says what is trained after the stage that comes now.
+
+    It is compiled as soon as that one is under way, on the core that it leaves.
+    Arguments as of `train`.
+    """
+    teacher = teacher if stage.distillation else None
+    taught = None if teacher is None else teacher[0]
+    if self._key(stage, architecture, taught) in self._compiled:
+      return
+
+    def compile():
+      begin, train_step = self._step(stage, architecture, taught)
+      train_step.compile(
+        jax.eval_shape(lambda: begin(None)[0]),
+        self._assets,
+        _run_key(self.config.seed, ""),
+        None if teacher is None else ship.variables(teacher[1]),
+      )
+
+    self._expected.append(compile)
 
   def train(
     self,
@@ -147,11 +172,24 @@ class TextRun:
     seed = self.config.seed if seed is None else seed
     key = _run_key(seed, stage.name if series is None else "")
     earlier = self._steps[series]
-    first = 0 if series is None else earlier
     evaluator = self._evaluator(architecture, stage.rules)
+
+    before = 0 if series is None else earlier
+    lines = (
+      None  # Their steps, counted here: a state says only when it is done.
+    )
+
+    def update(state):
+      nonlocal lines
+      lines = lines or itertools.count(before + int(state.step))
+      result = train_step(state, self._assets, key, taught, next(lines))
+      while self._expected:
+        self._expected.pop()()
+      return result
+
     state = loop.fit(
       state,
-      lambda state: train_step(state, self._assets, key, taught, first),
+      update,
       lambda state: evaluator.rendered(state, self.config.progress_lines),
       plan=loop.Plan(
         steps=stage.steps,
@@ -226,10 +264,10 @@ class TextRun:
     return figures
 
   def _step(self, stage, architecture, teacher):
-    """As `make_step`; what is compiled serves all runs of the stage."""
-    key = (stage, *(a and tuple(a.items()) for a in (architecture, teacher)))
+    """Of the stage; what is compiled serves all of its runs."""
+    key = self._key(stage, architecture, teacher)
     if key not in self._compiled:
-      self._compiled[key] = make_step(
+      self._compiled[key] = text_step.make_step(
         self.config,
         stage,
         architecture,
@@ -238,6 +276,10 @@ class TextRun:
         teacher=teacher,
       )
     return self._compiled[key]
+
+  def _key(self, stage, architecture, teacher):
+    """What a compiled step depends on."""
+    return (stage, *(a and tuple(a.items()) for a in (architecture, teacher)))
 
   def _evaluator(self, architecture, rules) -> evaluate.Evaluator:
     """Of a network and form; what is compiled serves all its weights."""
@@ -275,116 +317,6 @@ def architecture(
     "hidden": config.hidden,
     **changes,
   }
-
-
-def make_step(
-  config: text_config.TextConfig,
-  stage: stages_lib.Stage,
-  architecture: Mapping[str, Any],
-  sample: Callable,
-  mesh,
-  *,
-  teacher: Mapping[str, Any] | None = None,
-):
-  """What a stage needs: (begin, step).
-
-  `begin(weights or None)` gives a state, new or with these weights, and the
-  transfer report; `step` is that of `sharding.shard_train_step`.
-
-  Args:
-    config: Optimiser, batch, dtype and seed.
-    stage: What is trained and how.
-    architecture: Of the network.
-    sample: As of `data.source`.
-    mesh: Of all devices.
-    teacher: Architecture of the teacher, where the stage has one.
-  """
-  dtype = text_config.DTYPES[config.dtype]
-  model = crnn.CRNN(**architecture, dtype=dtype)
-  tx = optimiser.make_optimiser(
-    stage.schedule(config.warmup_steps),
-    weight_decay=config.weight_decay,
-    clip_norm=config.clip_norm,
-    latent=stage.latent,
-  )
-  train_step = sharding.shard_train_step(
-    step_lib.make_train_step(
-      model,
-      tx,
-      stage.objective(),
-      ema_decay=config.ema_decay,
-      rules=stage.rules,
-      hardness=stage.hardness(stage.harden_weights),
-      sign_hardness=stage.hardness(stage.harden_signs),
-      teacher=None if teacher is None else make_teacher(teacher, dtype),
-    ),
-    sample,
-    mesh,
-    batch_size=config.batch_size,
-  )
-
-  def new():
-    image = jnp.zeros((1, preprocess.HEIGHT_PX, config.width, 1))
-    return state_lib.init_state(
-      model, tx, jax.random.key(config.seed), image, rules=stage.rules
-    )
-
-  def of_state(state):
-    return ship.variables(ship.Weights(state.params, state.collections))
-
-  def begin(weights: ship.Weights | None):
-    whole = sharding.replicated(mesh)
-    if weights is None:
-      return jax.jit(new, out_shardings=whole)(), []
-    # Only shapes are asked for: compiling random weights takes long.
-    shapes = jax.eval_shape(new)
-    given = ship.variables(ship.with_steps(weights, stage.rules))
-    variables, moved = transfer.transfer(
-      given, of_state(shapes), fresh=dict(stage.fresh)
-    )
-    moved = transfer.derived(
-      moved, ship.variables(weights), "a step, set from its kernel"
-    )
-    collections = _filled(variables, lambda: of_state(new()))
-    params = collections.pop("params")
-    state = state_lib.TrainState(
-      step=np.zeros((), np.int32),
-      params=params,
-      collections=collections,
-      opt_state=tx.init(params),
-      ema_params=params,
-      ema_collections=collections,
-    )
-    # Copies: a donated state may not hold one buffer twice.
-    return sharding.place(jax.tree.map(np.array, state), whole), moved
-
-  return begin, train_step
-
-
-def _filled(tree: PyTree, new: Callable[[], PyTree]) -> PyTree:
-  """`tree` with those leaves of new() of which it has but the shapes."""
-  leaves, structure = jax.tree.flatten(tree)
-  lacking = [
-    i for i, x in enumerate(leaves) if isinstance(x, jax.ShapeDtypeStruct)
-  ]
-  if lacking:  # Nothing else is computed.
-    made = jax.jit(lambda: [jax.tree.leaves(new())[i] for i in lacking])()
-    for i, leaf in zip(lacking, made, strict=True):
-      leaves[i] = leaf
-  return jax.tree.unflatten(structure, leaves)
-
-
-def make_teacher(architecture: Mapping[str, Any], dtype) -> step_lib.Teacher:
-  """What a network in eval mode says, with its taps."""
-  model = crnn.CRNN(**architecture, dtype=dtype)
-
-  def teacher(variables, image):
-    logits, collections = model.apply(
-      variables, image, train=False, mutable=["taps"]
-    )
-    return objective.outputs(logits, collections)
-
-  return teacher
 
 
 def make_source(

@@ -24,6 +24,7 @@ from jaxocr.train import sharding
 from jaxocr.train import ship
 from jaxocr.train import stages
 from jaxocr.train import text_run
+from jaxocr.train import text_step
 from jaxocr.train import workdirs
 from jaxocr.train import writers
 
@@ -59,9 +60,10 @@ class Watch:
 
   def __init__(self, monkeypatch, kill_at=None):
     self.starts, self.ends, self.steps, self.lines = {}, {}, {}, []
+    self.ahead = []  # What was compiled ahead, and the stage that ran then.
     self._kill_at = kill_at
     self._wrap(monkeypatch, text_run.TextRun, "train", self._train)
-    self._wrap(monkeypatch, text_run, "make_step", self._make_step)
+    self._wrap(monkeypatch, text_step, "make_step", self._make_step)
     self._wrap(monkeypatch, text_run.report, "write_report", self._write)
 
   def _wrap(self, monkeypatch, owner, name, around):
@@ -83,6 +85,11 @@ class Watch:
         raise Killed
       return step(*given)
 
+    def compiled(*given):
+      self.ahead.append((stage.name, list(self.steps)[-1]))
+      step.compile(*given)
+
+    counted.compile = compiled
     return state, counted
 
   def _write(self, inner, *args, **more):
@@ -119,6 +126,8 @@ def check_what_is_left(workdir, report, watch):
   assert report["lines"] == 12 and report["steps"] == 10
   assert report["bytes"] == (workdir / "model.safetensors").stat().st_size
   assert watch.steps == STEPS
+  order = list(STEPS)
+  assert watch.ahead == list(zip(order[2:], order[1:-1], strict=True))
   for stage, steps in STEPS.items():
     assert (workdir / "checkpoints" / stage / str(steps)).is_dir(), stage
   for name in ("report.html", "predictions.tsv", "atlas.npz"):
@@ -270,7 +279,7 @@ def test_one_device_and_eight_learn_alike(tmp_path, backbone):
   losses, moments = [], []
   for devices in (jax.devices()[:1], jax.devices()):
     mesh = sharding.make_mesh(devices)
-    begin, step = text_run.make_step(
+    begin, step = text_step.make_step(
       TINY, stage, architecture, sample, mesh, teacher=twin
     )
     state, moved = begin(None)

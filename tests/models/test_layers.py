@@ -74,9 +74,10 @@ def test_spatial_conv_by_hand():
   assert float(layers.spatial_conv(x, kernel, pad_value=1.0)[0, 0, 0, 0]) == 7
 
 
+@pytest.mark.parametrize("height", [1, 7, 8])
 @pytest.mark.parametrize("strides", [(1, 1), (2, 1), (2, 2)])
-def test_depthwise_lowerings_agree_in_value_and_gradient(strides):
-  x = jax.random.normal(KEY, (2, 8, 12, 5))
+def test_depthwise_lowerings_agree_in_value_and_gradient(strides, height):
+  x = jax.random.normal(KEY, (2, height, 12, 5))
   kernel = jax.random.normal(KEY, (3, 3, 5))
 
   def reference(x, kernel):
@@ -98,6 +99,13 @@ def test_depthwise_lowerings_agree_in_value_and_gradient(strides):
     both = zip(gradients(lowering), gradients(reference), strict=True)
     for a, b in both:
       np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_channel_sums_by_hand():
+  x = jnp.arange(1.0, 9.0).reshape(1, 2, 2, 2)
+  np.testing.assert_array_equal(layers.channel_sums(x, x), [84, 120])
+  low = jnp.full((4, 8, 16, 1), 1.0, jnp.bfloat16)
+  assert layers.channel_sums(low, low) == 512  # float32 inside.
 
 
 def test_stem_is_a_strided_convolution():
@@ -150,6 +158,34 @@ class Tapped(nn.Module):
     y = nn.Dense(2, name="block")(x)
     layers.tap(self, "block", y)  # The name of a submodule, too.
     return y * 2
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 6, 5), (4, 3, 6, 5)])
+def test_batch_norm_learns_as_flax_does(shape):
+  settings = dict(use_running_average=False, momentum=0.95, epsilon=1e-5)
+  ours = layers.BatchNorm(**settings, dtype=jnp.float32)
+  theirs = nn.BatchNorm(**settings)
+  x = 2 + 3 * jax.random.normal(KEY, shape)
+  variables = ours.init(KEY, x)
+  assert jax.tree.map(jnp.shape, variables) == (
+    jax.tree.map(jnp.shape, theirs.init(KEY, x))
+  )
+  params = {"scale": jnp.arange(1.0, 6), "bias": jnp.arange(5.0)}
+
+  def gradients(norm):
+    def loss(params, x):
+      y, updates = norm.apply(
+        {**variables, "params": params}, x, mutable=["batch_stats"]
+      )
+      return jnp.sum(jnp.sin(y)), (y, updates)
+
+    return jax.grad(loss, (0, 1), has_aux=True)(params, x)
+
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4),
+    gradients(ours),
+    gradients(theirs),
+  )
 
 
 def test_taps_are_left_where_they_are_asked_for():

@@ -85,8 +85,8 @@ def test_rendered_lines_are_drawn_once_for_all_evaluators():
   mesh, drawn = sharding.make_mesh(jax.devices()[:2]), []
   levels = sharding.place(tiny.LEVELS, sharding.replicated(mesh))
   rendered = evaluate.RenderedLines(tiny.sample, levels, mesh, batch_size=4)
-  draw = rendered._draw
-  rendered._draw = lambda *args: drawn.append(args[1]) or draw(*args)
+  keys = rendered._keys
+  rendered._keys = lambda first: drawn.append(first) or keys(first)
   assert [len(b.label) for b in rendered.batches(5)] == [4, 4]
   assert [int(first) for first in drawn] == [0, 4]
   few, more = rendered.batches(3), rendered.batches(9)

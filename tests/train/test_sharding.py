@@ -1,4 +1,5 @@
 import functools
+import threading
 from typing import NamedTuple
 
 import chex
@@ -55,7 +56,7 @@ def test_each_device_draws_its_own_lines():
     jax.debug.inspect_array_sharding(batch.image, callback=seen.append)
     return batch
 
-  step = sharding.shard_train_step(
+  step = sharding.TrainStep(
     lambda state, batch, key: (state, jnp.sum(batch.image)),
     sample,
     mesh,
@@ -79,7 +80,7 @@ def test_all_stages_draw_with_one_function():
   seen = []
   for factor in (1, 2):
     # Two stages that learn in different ways.
-    step = sharding.shard_train_step(
+    step = sharding.TrainStep(
       lambda state, batch, key, f=factor: (
         State(state.step + 1),
         f * jnp.sum(batch.image),
@@ -98,16 +99,91 @@ def test_all_stages_draw_with_one_function():
   draw = sharding.shard_sample(sample, mesh, 16)
   assert sharding.shard_sample(sample, mesh, 16) is draw
   assert sharding.shard_sample(sample, mesh, 8) is not draw
-  batch = draw(levels, jax.random.key(0), jnp.array(0))
   keys = sharding.line_keys(jax.random.key(0), jnp.array(0), 16)
+  batch = draw(levels, keys)
   np.testing.assert_allclose(
     batch.image, tiny.sample(jnp.asarray(tiny.LEVELS), keys).image, atol=1e-6
   )
 
 
+def test_a_step_compiled_ahead_is_the_step():
+  mesh, traced = sharding.make_mesh(), []
+
+  def learn(state, batch, key):
+    traced.append(threading.current_thread())
+    return State(state.step + 1), jnp.sum(batch.image) + jax.random.uniform(key)
+
+  def two_steps(step):
+    state = sharding.place(State(step=np.int32(0)), whole)
+    totals = []
+    for _ in range(2):
+      state, total = step(state, levels, key)
+      totals.append(float(total))
+    return totals
+
+  whole, key = sharding.replicated(mesh), jax.random.key(0)
+  levels = sharding.place(tiny.LEVELS, whole)
+  early, late = (
+    sharding.TrainStep(learn, tiny.sample, mesh, batch_size=16)
+    for _ in range(2)
+  )
+  state = jax.eval_shape(lambda: State(step=jnp.zeros((), jnp.int32)))
+  early.compile(state, levels, key)
+  assert two_steps(early) == two_steps(late)
+  here = threading.current_thread()
+  assert len(traced) == 2 and traced[0] is not here and traced[1] is here
+
+
+def test_a_teacher_is_asked_of_each_batch_on_the_device_that_drew_it():
+  mesh, seen = sharding.make_mesh(), []
+
+  def teacher(level, image):
+    jax.debug.inspect_array_sharding(image, callback=seen.append)
+    return {"said": level * image}
+
+  def step():
+    return sharding.TrainStep(
+      lambda state, batch, key, taught: (
+        State(state.step + 1),
+        (jnp.sum(batch.image), jnp.sum(taught["said"])),
+      ),
+      tiny.sample,
+      mesh,
+      batch_size=16,
+      teacher=teacher,
+    )
+
+  whole = sharding.replicated(mesh)
+  levels = sharding.place(tiny.LEVELS, whole)
+  for level in (2.0, 3.0):
+    state = sharding.place(State(step=np.int32(0)), whole)
+    taught = sharding.place(np.float32(level), whole)
+    _, (drawn, said) = step()(state, levels, jax.random.key(0), taught)
+    np.testing.assert_allclose(said, level * drawn, rtol=1e-5)
+  # Compiled once for all stages.
+  assert [s.shard_shape((16, 8, 32, 1)) for s in seen] == [(2, 8, 32, 1)]
+
+
+def test_lines_are_those_of_the_step_that_is_named():
+  mesh, whole = sharding.make_mesh(), sharding.replicated(sharding.make_mesh())
+  step = sharding.TrainStep(
+    lambda state, batch, key: (State(state.step + 1), jnp.sum(batch.image)),
+    tiny.sample,
+    mesh,
+    batch_size=16,
+  )
+  levels, key = sharding.place(tiny.LEVELS, whole), jax.random.key(0)
+
+  def drawn(done, **named):
+    state = sharding.place(State(step=np.int32(done)), whole)
+    return float(step(state, levels, key, **named)[1])
+
+  assert drawn(5) == drawn(0, at=5) != drawn(0)
+
+
 def test_noise_is_of_the_step_and_no_lines_key():
   mesh = sharding.make_mesh()
-  step = sharding.shard_train_step(
+  step = sharding.TrainStep(
     lambda state, batch, key: (
       State(state.step + 1),
       jax.random.key_data(key),
@@ -130,25 +206,21 @@ def test_noise_is_of_the_step_and_no_lines_key():
   assert len({*noises} | lines) == 2 + 2 * 16
 
 
-def test_the_teacher_is_handed_to_the_step_and_kept():
+def test_the_teacher_is_kept_and_the_state_is_not():
   mesh = sharding.make_mesh()
-  step = sharding.shard_train_step(
-    lambda state, batch, key, teacher=None: (
-      State(state.step + 1),
-      -1.0 if teacher is None else 2 * teacher["w"],
-    ),
+  step = sharding.TrainStep(
+    lambda state, batch, key, said: (State(state.step + 1), jnp.sum(said)),
     tiny.sample,
     mesh,
     batch_size=16,
+    teacher=lambda variables, image: variables["w"] * jnp.ones(len(image)),
   )
   whole = sharding.replicated(mesh)
   levels = sharding.place(tiny.LEVELS, whole)
   teacher = sharding.place({"w": np.float32(3)}, whole)
-  state = State(step=jnp.zeros((), jnp.int32))
-  state, said = step(state, levels, jax.random.key(0), teacher)
-  assert float(said) == 6 and not teacher["w"].is_deleted()
-  _, said = step(state, levels, jax.random.key(0))
-  assert float(said) == -1
+  state = sharding.place(State(step=np.int32(0)), whole)
+  _, said = step(state, levels, jax.random.key(0), teacher)
+  assert float(said) == 16 * 3 and not teacher["w"].is_deleted()
   assert state.step.is_deleted()
 
 

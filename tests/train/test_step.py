@@ -169,15 +169,11 @@ class TappedModel(nn.Module):
     return tiny.TinyModel()(image, train=train)
 
 
-def test_the_teacher_is_asked_of_each_batch_and_is_no_part_of_the_state():
-  batch, asked = make_batch(), []
-
-  def teacher(variables, image):
-    # Through a parameter, whose gradient would show in `grad_norm`.
-    return objective.Outputs(variables["level"] * image, {"t": image})
+def test_the_objective_hears_the_teacher_who_is_no_part_of_the_state():
+  batch, heard = make_batch(), []
 
   def compare(outputs, batch, step, taught):
-    asked.append((outputs, taught))
+    heard.append((outputs, taught))
     loss = jnp.sum(outputs.taps["image"] * taught.logits)
     loss = loss + 0.0 * jnp.sum(outputs.logits) + step
     return loss, {"loss": (loss, jnp.ones(()))}
@@ -185,19 +181,20 @@ def test_the_teacher_is_asked_of_each_batch_and_is_no_part_of_the_state():
   model, tx = TappedModel(), optax.sgd(0.1)
   state = state_lib.init_state(model, tx, jax.random.key(0), batch.image)
   train_step = jax.jit(
-    step_lib.make_train_step(model, tx, compare, ema_decay=0.9, teacher=teacher)
+    step_lib.make_train_step(model, tx, compare, ema_decay=0.9)
   )
   key = jax.random.key(1)
   for done, level in ((0, 2.0), (1, 3.0)):
-    new, metrics = train_step(state, batch, key, {"level": jnp.array(level)})
+    said = objective.Outputs(level * batch.image, {"t": batch.image})
+    new, metrics = train_step(state, batch, key, said)
     expected = level * float(jnp.sum(batch.image**2)) + done
     loss = float(metrics["loss"][0])
     assert loss == pytest.approx(expected, rel=1e-5)
     assert jax.tree.structure(new) == jax.tree.structure(state)
     assert new.collections.keys() == {"batch_stats"}  # No taps.
     state = new
-  (outputs, taught), *more = asked
-  assert not more  # Traced once for both teachers.
+  (outputs, taught), *more = heard
+  assert not more  # Traced once for both.
   assert outputs.taps.keys() == {"image"}
   assert taught.taps.keys() == {"t"}
 

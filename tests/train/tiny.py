@@ -98,7 +98,7 @@ def make_run(mesh, *, steps=20, seed=0):
   train_step = step_lib.make_train_step(
     model, tx, objective.ctc_objective, ema_decay=0.9
   )
-  train_step = sharding.shard_train_step(
+  train_step = sharding.TrainStep(
     train_step, sample, mesh, batch_size=BATCH_SIZE
   )
   rendered = evaluate.RenderedLines(sample, assets, mesh, batch_size=BATCH_SIZE)

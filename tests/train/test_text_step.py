@@ -9,7 +9,7 @@ from jaxocr.compress import transfer
 from jaxocr.models import crnn
 from jaxocr.train import sharding
 from jaxocr.train import ship
-from jaxocr.train import text_run
+from jaxocr.train import text_step
 
 CONFIG = bnn_ablation.Config()
 SIZES = dict(num_classes=5, stem_channels=2, projection=6, hidden=4)
@@ -20,7 +20,7 @@ def begin(name, weights, **architecture):
   """State of a cell that starts from `weights`, and the transfer report."""
   (stage,) = bnn_ablation.make_stages(CELLS[name], CONFIG)
   mesh = sharding.make_mesh(jax.devices()[:1])
-  start, _ = text_run.make_step(
+  start, _ = text_step.make_step(
     CONFIG, stage, SIZES | architecture, lambda assets, keys: None, mesh
   )
   state, moved = start(weights)
