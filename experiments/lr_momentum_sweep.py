@@ -3,7 +3,7 @@
   python launch.py --experiment=lr_momentum_sweep --cfg.mnist_dir=FOLDER
 
 One run of LeNet-5 (ReLU, no BatchNorm) a setting, {0.1, 0.4, 0.7} squared by
-default, at constant rates. Expect nine runs in 10 min on one core. Runs that
+default, at constant rates. Nine runs took 5 min on one core. Runs that
 are done are kept, so that a sweep that was stopped goes on.
 
 Leaves sweep.png (heat map, curves, accuracy against dead ReLUs) and table.md.

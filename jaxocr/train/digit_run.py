@@ -340,9 +340,9 @@ class _Feed:
   def __call__(self, state):
     if self._next is None:
       self._next = int(state.step)
-    assets = self._run.feed(self._batches(self._next))
-    self._next += 1
-    return self._step(state, assets, self._key)
+    at, self._next = self._next, self._next + 1
+    assets = self._run.feed(self._batches(at))
+    return self._step(state, assets, self._key, at=at)
 
 
 def architecture(

@@ -36,7 +36,7 @@ def make_step(
   make_tx: Callable[[optax.Schedule], optax.GradientTransformation]
   | None = None,
 ) -> tuple[Callable, Callable]:
-  """Makes `step`, a `sharding.TrainStep`, and `begin(key) -> state`.
+  """Makes a `sharding.TrainStep` and `begin(key) -> state`.
 
   Args:
     config: Of the run.
