@@ -56,7 +56,7 @@ def main(backbone: str, batch_size: int, width: int, what: str) -> None:
 
   def learn():
     # On from the last turn's state, whose buffers it takes.
-    held[0], metrics = step(held[0], assets, key)
+    held[0], metrics = step(held[0], assets, key, 0)
     jax.block_until_ready((held[0], metrics))
 
   turns.serve(

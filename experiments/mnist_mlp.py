@@ -165,7 +165,7 @@ def run(config: Config, workdir: str | os.PathLike) -> dict:
 
 
 def make_step(config, model, schedule, digits: idx.Digits, mesh):
-  """Returns (new state, train_step(state)), as `loop.fit` takes them."""
+  """Returns (new state, train_step(state, done)), as `loop.fit` takes them."""
   tx = optimiser.make_optimiser(
     schedule, weight_decay=0.0, clip_norm=_CLIP_NORM
   )
@@ -193,7 +193,7 @@ def make_step(config, model, schedule, digits: idx.Digits, mesh):
     return state_lib.init_state(model, tx, init_key, image), run_key
 
   state, key = jax.jit(start, out_shardings=whole)()
-  return state, lambda state: train_step(state, assets, key)
+  return state, lambda state, done: train_step(state, assets, key, done)
 
 
 def make_sample(shape: tuple[int, int, int], shift_px: int):

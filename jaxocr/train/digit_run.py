@@ -159,9 +159,9 @@ class DigitRun:
     key = jax.random.key(0)
     state, feed = begin(key), _Feed(self, step, self.config.seed, key)
     times = []
-    for _ in range(count + 1):
+    for done in range(count + 1):
       started = time.perf_counter()
-      state, metrics = feed(state)
+      state, metrics = feed(state, done)
       jax.block_until_ready((state, metrics))
       times.append(time.perf_counter() - started)
     return 1000 * float(np.median(times[1:]))  # The first compiles.
@@ -330,19 +330,15 @@ class DigitRun:
 
 
 class _Feed:
-  """`train_step(state)` that asks the pipeline for the state's batch."""
+  """`train_step(state, done)` that asks the pipeline for the step's batch."""
 
   def __init__(self, run: DigitRun, step, seed: int, key):
     self._run, self._step, self._key = run, step, key
     self._batches = run.batches(seed)
-    self._next: int | None = None  # Asked of the state once, not each step.
 
-  def __call__(self, state):
-    if self._next is None:
-      self._next = int(state.step)
-    at, self._next = self._next, self._next + 1
-    assets = self._run.feed(self._batches(at))
-    return self._step(state, assets, self._key, at=at)
+  def __call__(self, state, done):
+    assets = self._run.feed(self._batches(done))
+    return self._step(state, assets, self._key, done)
 
 
 def architecture(

@@ -28,7 +28,7 @@ _SHOWN = 4  # Lines in the sample below an evaluation.
 _PICTURED = 16  # Lines of an evaluation that TensorBoard shows.
 
 TrainStep = Callable[
-  [state_lib.TrainState], tuple[state_lib.TrainState, dict[str, Any]]
+  [state_lib.TrainState, int], tuple[state_lib.TrainState, dict[str, Any]]
 ]
 Evaluate = Callable[[state_lib.TrainState], Sequence[report_lines.LineResult]]
 
@@ -67,8 +67,9 @@ def fit(
 
   Args:
     state: A new state, which also says how a restored one is to be placed.
-    train_step: state -> (state, metrics as (sum, count)); may take the state's
-      buffers for the new one.
+    train_step: (state, updates done) -> (state, metrics as (sum, count)); may
+      take the state's buffers for the new one. The number is the state's, but
+      known before the state is.
     evaluate_state: Lines as the state reads them, with the same ones each time.
     plan: The numbers.
     workdir: The run's folder.
@@ -95,7 +96,7 @@ def fit(
     stack.enter_context(record)
     for step in range(start + 1, plan.steps + 1):
       # 1. Update.
-      state, metrics = train_step(state)
+      state, metrics = train_step(state, step - 1)
       record.add(step, metrics)
       # 2. Log. Whatever saves must log first: it finds what is not finite.
       at_log, at_eval, at_save = plan.due(step)

@@ -167,8 +167,8 @@ class TrainStep:
     state: PyTree,
     assets: PyTree,
     key: jax.Array,
+    at: int,
     teacher: PyTree = None,
-    at: int | None = None,
   ) -> tuple[PyTree, step_lib.Metrics]:
     """One update.
 
@@ -176,14 +176,14 @@ class TrainStep:
       state: Its buffers are donated.
       assets: Of `sample`.
       key: The run's, into which the step's number is folded.
+      at: Number of the step, for its lines. Read from the state, it would make
+        drawing wait for the step before.
       teacher: Variables of the teacher.
-      at: Number of the step, for its lines; None: that of the state, for which
-        drawing then has to wait.
 
     Returns:
       (state, metrics), replicated.
     """
-    keys = self._keys(key, state.step if at is None else np.int32(at))
+    keys = self._keys(key, np.int32(at))
     batch = self._draw(assets, keys)
     taught = self._teach and self._teach(teacher, batch.image)
     return self._learn(state, batch, key, taught)
@@ -192,7 +192,7 @@ class TrainStep:
     self, state: PyTree, assets: PyTree, key: jax.Array, teacher: PyTree = None
   ) -> None:
     """Begins to compile for arguments like these; shapes are enough."""
-    keys = jax.eval_shape(self._keys, key, state.step)
+    keys = jax.eval_shape(self._keys, key, np.int32(0))
     batch = jax.eval_shape(self._draw, assets, keys)
     taught = self._teach and jax.eval_shape(self._teach, teacher, batch.image)
     self._learn.compile(state, batch, key, taught)

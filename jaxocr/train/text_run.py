@@ -3,7 +3,6 @@
 import collections
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import itertools
 import os
 import pathlib
 from typing import Any
@@ -175,14 +174,9 @@ class TextRun:
     evaluator = self._evaluator(architecture, stage.rules)
 
     before = 0 if series is None else earlier
-    lines = (
-      None  # Their steps, counted here: a state says only when it is done.
-    )
 
-    def update(state):
-      nonlocal lines
-      lines = lines or itertools.count(before + int(state.step))
-      result = train_step(state, self._assets, key, taught, next(lines))
+    def update(state, done):
+      result = train_step(state, self._assets, key, before + done, taught)
       while self._expected:
         self._expected.pop()()
       return result

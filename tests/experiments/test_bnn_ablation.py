@@ -103,7 +103,7 @@ class Lines:
       )
       return jax.tree.map(jnp.asarray, state), []
 
-    def step(state, assets, key, teacher, at):
+    def step(state, assets, key, at, teacher):
       data = tuple(jax.random.key_data(key).tolist())
       self.seen.append((stage.name, data, at))
       one = jnp.ones(())

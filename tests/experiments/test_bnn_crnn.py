@@ -294,11 +294,11 @@ def test_one_device_and_eight_learn_alike(tmp_path, backbone):
       teacher = jax.tree.map(np.array, ship.variables(start))
       teacher = sharding.place(teacher, whole)
     key = jax.random.key(0)
-    state, metrics = step(state, placed, key, teacher)
+    state, metrics = step(state, placed, key, 0, teacher)
     # Later Adam makes steps of one size out of rounding errors near zero.
     moments.append(jax.device_get(state.collections))
-    for _ in range(2):
-      state, metrics = step(state, placed, key, teacher)
+    for done in (1, 2):
+      state, metrics = step(state, placed, key, done, teacher)
     losses.append(
       {
         name: float(total / count)

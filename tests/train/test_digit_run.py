@@ -120,10 +120,10 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
   ends, fit = [], digit_run.loop.fit
 
   def watched(state, train_step, *args, **kwargs):
-    def step_and_stop(state):
+    def step_and_stop(state, done):
       if not ends and not (tmp_path / "b/checkpoints/seed0/1").exists():
         os.kill(os.getpid(), signal.SIGINT)
-      return train_step(state)
+      return train_step(state, done)
 
     end = fit(state, step_and_stop, *args, **kwargs)
     ends.append(jax.device_get(end))

@@ -64,8 +64,8 @@ def test_the_loss_falls(straight):
 def test_metrics_are_means_over_the_steps_since_the_last_entry(mesh, straight):
   state, train_step, _ = tiny.make_run(mesh)
   losses = []
-  for _ in range(4):
-    state, metrics = train_step(state)
+  for done in range(4):
+    state, metrics = train_step(state, done)
     total, count = jax.device_get(metrics["loss"])
     losses.append(total / count)
   logged = [v for _, name, v in history(straight[0]) if name == "train/loss"]

@@ -22,8 +22,8 @@ def run(devices):
   mesh = sharding.make_mesh(jax.devices()[:devices])
   new, train_step, _ = tiny.make_run(mesh)
   state, states, losses = new, [], []
-  for _ in range(3):
-    state, metrics = train_step(state)
+  for done in range(3):
+    state, metrics = train_step(state, done)
     total, count = jax.device_get(metrics["loss"])
     states.append(jax.device_get(state))
     losses.append(total / count)
@@ -64,7 +64,7 @@ def test_each_device_draws_its_own_lines():
   )
   state = State(step=jnp.zeros((), jnp.int32))
   whole = sharding.replicated(mesh)
-  step(state, sharding.place(tiny.LEVELS, whole), jax.random.key(0))
+  step(state, sharding.place(tiny.LEVELS, whole), jax.random.key(0), 0)
   assert seen[0].shard_shape((16, 8, 32, 1)) == (2, 8, 32, 1)
 
 
@@ -90,8 +90,8 @@ def test_all_stages_draw_with_one_function():
       batch_size=16,
     )
     state = sharding.place(State(step=np.int32(0)), whole)
-    for _ in range(2):
-      state, total = step(state, levels, jax.random.key(0))
+    for done in range(2):
+      state, total = step(state, levels, jax.random.key(0), done)
       seen.append(float(total) / factor)
   assert len(traced) == 1
   assert seen[:2] == seen[2:] and seen[0] != seen[1]
@@ -116,8 +116,8 @@ def test_a_step_compiled_ahead_is_the_step():
   def two_steps(step):
     state = sharding.place(State(step=np.int32(0)), whole)
     totals = []
-    for _ in range(2):
-      state, total = step(state, levels, key)
+    for done in range(2):
+      state, total = step(state, levels, key, done)
       totals.append(float(total))
     return totals
 
@@ -158,7 +158,7 @@ def test_a_teacher_is_asked_of_each_batch_on_the_device_that_drew_it():
   for level in (2.0, 3.0):
     state = sharding.place(State(step=np.int32(0)), whole)
     taught = sharding.place(np.float32(level), whole)
-    _, (drawn, said) = step()(state, levels, jax.random.key(0), taught)
+    _, (drawn, said) = step()(state, levels, jax.random.key(0), 0, taught)
     np.testing.assert_allclose(said, level * drawn, rtol=1e-5)
   # Compiled once for all stages.
   assert [s.shard_shape((16, 8, 32, 1)) for s in seen] == [(2, 8, 32, 1)]
@@ -174,11 +174,11 @@ def test_lines_are_those_of_the_step_that_is_named():
   )
   levels, key = sharding.place(tiny.LEVELS, whole), jax.random.key(0)
 
-  def drawn(done, **named):
+  def drawn(done, at):
     state = sharding.place(State(step=np.int32(done)), whole)
-    return float(step(state, levels, key, **named)[1])
+    return float(step(state, levels, key, at)[1])
 
-  assert drawn(5) == drawn(0, at=5) != drawn(0)
+  assert drawn(5, at=5) == drawn(0, at=5) != drawn(0, at=0)
 
 
 def test_noise_is_of_the_step_and_no_lines_key():
@@ -196,7 +196,7 @@ def test_noise_is_of_the_step_and_no_lines_key():
   levels = sharding.place(tiny.LEVELS, sharding.replicated(mesh))
   state, noises = State(step=jnp.zeros((), jnp.int32)), []
   for _ in range(2):
-    state, noise = step(state, levels, key)
+    state, noise = step(state, levels, key, 0)
     noises.append(tuple(noise.tolist()))
   lines = {
     tuple(data.tolist())
@@ -219,7 +219,7 @@ def test_the_teacher_is_kept_and_the_state_is_not():
   levels = sharding.place(tiny.LEVELS, whole)
   teacher = sharding.place({"w": np.float32(3)}, whole)
   state = sharding.place(State(step=np.int32(0)), whole)
-  _, said = step(state, levels, jax.random.key(0), teacher)
+  _, said = step(state, levels, jax.random.key(0), 0, teacher)
   assert float(said) == 16 * 3 and not teacher["w"].is_deleted()
   assert state.step.is_deleted()
 

@@ -80,7 +80,7 @@ def schedule(steps):
 
 
 def make_run(mesh, *, steps=20, seed=0):
-  """(new state, train_step(state), evaluator) on a mesh."""
+  """(new state, train_step(state, done), evaluator) on a mesh."""
   model = TinyModel()
   tx = optimiser.make_optimiser(
     schedule(steps), weight_decay=1e-3, clip_norm=1.0
@@ -103,7 +103,11 @@ def make_run(mesh, *, steps=20, seed=0):
   )
   rendered = evaluate.RenderedLines(sample, assets, mesh, batch_size=BATCH_SIZE)
   evaluator = evaluate.Evaluator(model, ALPHABET, rendered, mesh)
-  return state, lambda state: train_step(state, assets, run_key), evaluator
+
+  def update(state, done):
+    return train_step(state, assets, run_key, done)
+
+  return state, update, evaluator
 
 
 def fit(
@@ -119,10 +123,10 @@ def fit(
   """Trains in `workdir`; `spoil` is the step whose loss becomes NaN."""
   state, train_step, evaluator = make_run(mesh, steps=steps)
 
-  def watched(state):
+  def watched(state, done):
     on_step(int(state.step) + 1)
     spoilt = int(state.step) + 1 == spoil
-    state, metrics = train_step(state)
+    state, metrics = train_step(state, done)
     if spoilt:
       metrics = metrics | {"finite": (jnp.zeros(()), jnp.ones(()))}
     return state, metrics
