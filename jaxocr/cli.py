@@ -290,9 +290,12 @@ def _info(args: argparse.Namespace) -> int:
 
 def _inspect(args: argparse.Namespace) -> int:
   from jaxocr import inspection
+  from jaxocr.data import preprocess
 
   try:
     told = inspection.report(args.model, args.image, args.out)
+  except preprocess.PreprocessError as error:
+    return _fail(ValueError(f"{args.image}: {error}"))
   except (OSError, ValueError) as error:
     return _fail(error)
   print(_printable(told, sys.stdout))

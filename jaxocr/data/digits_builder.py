@@ -95,6 +95,10 @@ def check(name: str, path) -> None:
   try:
     with gzip.open(path) as file:
       found = hashlib.file_digest(file, "sha256").hexdigest()
+  except FileNotFoundError as error:
+    raise idx.IdxError(
+      f"{path}: there is no such file; fetch it from {URL}{name}"
+    ) from error
   except (OSError, EOFError, zlib.error) as error:
     raise idx.IdxError(
       f"{path} is no sound gzip file ({error}); fetch it anew from {URL}{name}"

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxocr.compress import binarise
 from jaxocr.models import layers
+from jaxocr.models import norm as norm_lib
 
 SIGNS = ("approx", "ste", "swish")
 
@@ -65,7 +66,7 @@ class BinaryConv(nn.Module):
       features = layers.spatial_conv(
         features, kernel, strides=self.strides, pad_value=pad_value
       )
-    features = layers.batch_norm(
+    features = norm_lib.batch_norm(
       train=train, dtype=self.dtype, name="conv_norm", folded=self.folded
     )(features)
     if self.strides != (1, 1):
@@ -153,7 +154,7 @@ class BinaryBackbone(nn.Module):
       name="stem",
     )()
     x = layers.stem_conv(image.astype(self.dtype), kernel)
-    x = layers.batch_norm(
+    x = norm_lib.batch_norm(
       train=train, dtype=self.dtype, name="stem_norm", folded=self.folded
     )(x)
     x = layers.RPReLU(name="stem_bend")(x)

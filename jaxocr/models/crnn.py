@@ -9,6 +9,7 @@ from jaxocr.models import binary
 from jaxocr.models import layers
 from jaxocr.models import lstm
 from jaxocr.models import mobilenet
+from jaxocr.models import norm as norm_lib
 from jaxocr.text import ctc
 
 BACKBONES = ("binary", "mobilenet")
@@ -89,7 +90,7 @@ class CRNN(nn.Module):
       dot_general=layers.dense_product,
       name="collapse",
     )(columns)
-    columns = layers.batch_norm(
+    columns = norm_lib.batch_norm(
       train=train,
       dtype=self.dtype,
       name="collapse_norm",

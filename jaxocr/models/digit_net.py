@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxocr.compress import binarise
 from jaxocr.models import activation
 from jaxocr.models import layers
+from jaxocr.models import norm as norm_lib
 
 
 class DigitNet(nn.Module):
@@ -137,7 +138,7 @@ class DigitNet(nn.Module):
   def _offset(self, x, name, train):
     if not self.norm:
       return layers.Shift(name=f"{name}_bias")(x)
-    return layers.batch_norm(
+    return norm_lib.batch_norm(
       train=train, dtype=self.dtype, name=f"{name}_norm", folded=self.folded
     )(x)
 

@@ -14,7 +14,7 @@ from typing import Any
 import flax.traverse_util
 import jax.numpy as jnp
 
-from jaxocr.models import layers
+from jaxocr.models import norm as norm_lib
 
 _SUFFIX = "_norm"
 PyTree = Any
@@ -39,7 +39,7 @@ def fold(params: PyTree, collections: Mapping[str, PyTree]) -> PyTree:
   for path in [p[:-1] for p in moments if p[-1] == "mean"]:
     scale, bias = flat.pop((*path, "scale")), flat.pop((*path, "bias"))
     mean, var = moments[*path, "mean"], moments[*path, "var"]
-    gain = scale / jnp.sqrt(var + layers.NORM_EPSILON)
+    gain = scale / jnp.sqrt(var + norm_lib.NORM_EPSILON)
     kernel = _kernel_before(flat, path)
     along = (1,) * (flat[kernel].ndim - 1) + gain.shape
     flat[kernel] = _scaled(flat[kernel], gain.reshape(along))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxocr.compress import binarise
 from jaxocr.models import layers
+from jaxocr.models import norm as norm_lib
 
 
 class BinaryMLP(nn.Module):
@@ -57,6 +58,6 @@ class BinaryMLP(nn.Module):
       name_in_tree="binary_kernel",
       name=name,
     )()
-    return layers.batch_norm(
+    return norm_lib.batch_norm(
       train=train, dtype=self.dtype, name=f"{name}_norm"
     )(layers.product(x, kernel))

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxocr.models import activation
+from jaxocr.models import depthwise
 from jaxocr.models import layers
+from jaxocr.models import norm as norm_lib
 
 
 class SeparableConv(nn.Module):
@@ -27,13 +29,13 @@ class SeparableConv(nn.Module):
     inputs = x.shape[-1]
     norm = dict(train=train, dtype=self.dtype, folded=self.folded)
     kernel = layers.Kernel((3, 3, inputs), 9, self.dtype, name="depthwise")()
-    x = layers.depthwise_conv(x, kernel, strides=self.strides)
-    x = nn.relu(layers.batch_norm(name="depthwise_norm", **norm)(x))
+    x = depthwise.depthwise_conv(x, kernel, strides=self.strides)
+    x = nn.relu(norm_lib.batch_norm(name="depthwise_norm", **norm)(x))
     kernel = layers.Kernel(
       (inputs, self.channels), inputs, self.dtype, name="pointwise"
     )()
     x = layers.pointwise_conv(x, kernel)
-    return nn.relu(layers.batch_norm(name="pointwise_norm", **norm)(x))
+    return nn.relu(norm_lib.batch_norm(name="pointwise_norm", **norm)(x))
 
 
 class MobileNetBackbone(nn.Module):
@@ -73,7 +75,7 @@ class MobileNetBackbone(nn.Module):
       (3, 3, 1, self.stem_channels), 9, self.dtype, name="stem"
     )()
     x = layers.stem_conv(image.astype(self.dtype), kernel)
-    norm = layers.batch_norm(
+    norm = norm_lib.batch_norm(
       train=train, dtype=self.dtype, name="stem_norm", folded=self.folded
     )
     x = self._quantised("stem_range", nn.relu(norm(x)), train)

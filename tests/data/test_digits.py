@@ -59,8 +59,11 @@ def test_what_is_not_mnist_is_refused(small, tmp_path):
   path.write_bytes(gzip.compress(struct.pack(">II6B", 2049, 6, *range(6))[:-1]))
   with pytest.raises(idx.IdxError, match=f"is not MNIST's {idx.TRAIN[1]}: "):
     digits.load("mnist", mnist_dir=str(small), data_dir=str(tmp_path / "t"))
-  path.unlink()
+  path.write_bytes(b"<html>")
   with pytest.raises(idx.IdxError, match=rf"{idx.TRAIN[1]} is no sound gzip"):
+    digits.load("mnist", mnist_dir=str(small), data_dir=str(tmp_path / "t"))
+  path.unlink()
+  with pytest.raises(idx.IdxError, match=f"{idx.TRAIN[1]}: there is no such"):
     digits.load("mnist", mnist_dir=str(small), data_dir=str(tmp_path / "t"))
 
 

@@ -10,7 +10,7 @@ from jaxocr.compress import rules
 from jaxocr.compress import specs
 from jaxocr.models import crnn
 from jaxocr.models import fold
-from jaxocr.models import layers
+from jaxocr.models import norm as norm_lib
 
 SMALL = dict(num_classes=5, stem_channels=2, projection=6, hidden=4)
 NETWORKS = {
@@ -51,7 +51,7 @@ def uneven(rng, path, shape):
 def dyadic(rng, path, shape):
   """Values with which a backbone of signs computes without any rounding."""
   if path[-1] == "var":
-    return np.full(shape, np.float32(1) - np.float32(layers.NORM_EPSILON))
+    return np.full(shape, np.float32(1) - np.float32(norm_lib.NORM_EPSILON))
   if path[-1] == "slope":
     return np.ones(shape)
   if path[-1] == "scale":
@@ -113,7 +113,7 @@ def test_by_hand():
     "conv_norm": {"scale": jnp.array([6.0, -2]), "bias": jnp.array([1.0, 2])},
     "head": {"kernel": jnp.ones((2, 1))},
   }
-  epsilon = layers.NORM_EPSILON
+  epsilon = norm_lib.NORM_EPSILON
   moments = {"mean": jnp.array([10.0, 3]), "var": jnp.array([9, 1]) - epsilon}
   given = jax.tree.map(np.array, params)
   folded = fold.fold(params, {"batch_stats": {"conv_norm": moments}})
@@ -196,7 +196,7 @@ def test_a_weight_of_zero_is_one_before_and_after(compiled):
   values = np.float32([0.0, -0.0, 1e-30, -1e-30, 0.5, -0.5])
   kernel = np.stack([values] * 4, axis=1)
   # A gain that underflows with 1e-30, and none.
-  gain = np.float32([-2, 2, -1e-20, 0]) * np.sqrt(1 + layers.NORM_EPSILON)
+  gain = np.float32([-2, 2, -1e-20, 0]) * np.sqrt(1 + norm_lib.NORM_EPSILON)
   params = {
     "conv": {"binary_kernel": kernel},
     "conv_norm": {"scale": gain, "bias": np.zeros(4, np.float32)},

@@ -14,6 +14,7 @@ from jaxocr.compress import rules
 from jaxocr.compress import specs
 from jaxocr.compress import summary
 from jaxocr.models import crnn
+from jaxocr.models import depthwise
 from jaxocr.models import layers
 from jaxocr.models import lstm
 from jaxocr.models import macs
@@ -89,9 +90,9 @@ def test_stem():
 @pytest.mark.parametrize(
   "convolution",
   [
-    lambda x, kernel: layers.depthwise_conv(x, kernel, strides=(2, 1)),
-    lambda x, kernel: layers._depthwise_shifted(x, kernel, (2, 1)),
-    lambda x, kernel: layers._depthwise_lax(x, kernel, (2, 1)),
+    lambda x, kernel: depthwise.depthwise_conv(x, kernel, strides=(2, 1)),
+    lambda x, kernel: depthwise._depthwise_shifted(x, kernel, (2, 1)),
+    lambda x, kernel: depthwise._depthwise_lax(x, kernel, (2, 1)),
   ],
 )
 def test_all_lowerings_of_a_depthwise_convolution_count_alike(convolution):
@@ -316,9 +317,9 @@ class _OfLarq(nn.Module):
     x = layers.spatial_conv(x, kernel("first", 3, 3, 1, 32))
     x = layers.average_pool(x, (2, 2))
     x = self._spaced(binarise.hard_sign(x) - binarise.hard_sign(x - 1), 3)
-    x = layers.depthwise_conv(x, kernel("depthwise", 3, 3, 32))
+    x = depthwise.depthwise_conv(x, kernel("depthwise", 3, 3, 32))
     signs = binarise.hard_sign(x)
-    x = layers.depthwise_conv(signs, kernel("separable", 3, 3, 32))
+    x = depthwise.depthwise_conv(signs, kernel("separable", 3, 3, 32))
     x = layers.pointwise_conv(binarise.hard_sign(x), kernel("point", 32, 32))
     return layers.product(x.reshape(1, -1), kernel("dense", 3872, 10))
 

@@ -17,6 +17,7 @@ from jaxocr import cli
 from jaxocr import inspection
 from jaxocr.data import digits
 from jaxocr.data import idx
+from jaxocr.data import preprocess
 from jaxocr.export import bundle
 from jaxocr.text import ctc
 from jaxocr.train import digit_board
@@ -209,6 +210,15 @@ def test_forms_follow_the_rules_of_the_text_models():
     "Float",
   ]
   assert rules[1:] == digit_config.INT8
+
+
+def test_a_broken_photo_is_named(tmp_path, monkeypatch, capsys):
+  def refuse(*args):
+    raise preprocess.PreprocessError("not an image")
+
+  monkeypatch.setattr(inspection, "report", refuse)
+  assert cli.main(["inspect", "RUN", "a.png", "--out", str(tmp_path)]) != 0
+  assert capsys.readouterr().err == "jaxocr: a.png: not an image\n"
 
 
 def test_line_models_are_not_for_inspect(tmp_path):
