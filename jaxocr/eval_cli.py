@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import pathlib
 
 from jaxocr import decode_cli
 
@@ -49,7 +50,10 @@ def _run(args: argparse.Namespace) -> str:
   from jaxocr import reader as reader_lib
   from jaxocr.text import protocols
 
-  protocols.fold_of(args.protocol)  # Wrong names are told before reading.
+  # What is wrong is told before anything is read.
+  protocols.fold_of(args.protocol)
+  if args.csv and not pathlib.Path(args.csv).resolve().parent.is_dir():
+    raise FileNotFoundError(f"--csv={args.csv}: there is no such folder")
   reader = reader_lib.Reader.load(args.model, **decode_cli.options(args))
   sets = [evaluation.judge(reader, path) for path in args.data]
   written = []
