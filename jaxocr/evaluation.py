@@ -149,8 +149,7 @@ def worst_page(sets: Sequence[Judged], protocol: str) -> str:
     f"Worst lines, {protocol}",
     [
       report_page.section(
-        "Lines it misread most",
-        report_cards.legend() + report_cards.galleries(groups),
+        "Lines it misread most", report_cards.galleries(groups)
       )
     ],
   )

@@ -87,6 +87,11 @@ class TextRun:
       lines = assets, assets, sample
       if config.train_data:
         self._mixture, mixed = self._mix(*assets)
+    elif config.train_data:
+      raise ValueError(
+        f"train_data={config.train_data}: this experiment draws lines of its "
+        "own; leave it empty"
+      )
     learnt, judged, sample = lines
     self.sample = mixed or sample  # Of training.
     whole = sharding.replicated(self._mesh)

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import types
 import zipfile
 
 import numpy as np
@@ -367,3 +368,37 @@ def test_records_go_and_come():
 def test_tfds_says_what_is_missing():
   with pytest.raises(lines_lib.DataError, match="TFDS cannot give it"):
     readers.open_lines("tfds:jaxocr_no_such_set:train")
+
+
+class _Builder:
+  """A prepared set as TFDS gives it: encoded images beside texts or classes."""
+
+  def __init__(self, features, examples):
+    self.info = types.SimpleNamespace(features=features)
+    self._examples = examples
+
+  def as_data_source(self, *, split, decoders):
+    assert split == "test" and "image" in decoders
+    return self._examples
+
+
+def test_sets_of_tfds(monkeypatch):
+  import tensorflow_datasets as tfds
+
+  texts = [b"one", "dre\u0301i".encode(), b"", b"\xff"]
+  examples = [{"image": png(), "text": text} for text in texts]
+  builder = _Builder({"image": None, "text": None}, examples)
+  monkeypatch.setattr(tfds, "builder", lambda name, **_: builder)
+  lines = readers.open_lines("tfds:words/cased:test")
+  check(lines, "tfds", [("example 0", "one"), ("example 1", "dr\u00e9i")])
+  assert lines.dropped == {"no label": 1, "not UTF-8": 1}
+  classes = types.SimpleNamespace(names=["zero", "one"])
+  builder = _Builder(
+    {"image": None, "label": classes}, [{"image": PIXELS, "label": 1}]
+  )
+  check(readers.open_lines("tfds:d:test"), "tfds", [("example 0", "one")])
+  builder = _Builder({"image": None, "boxes": None}, [])
+  with pytest.raises(
+    lines_lib.DataError, match="image, boxes; image, and text"
+  ):
+    readers.open_lines("tfds:d:test")

@@ -188,6 +188,9 @@ class _Tfds(_Fetch):
   def _open(name, split):
     import tensorflow_datasets as tfds
 
+    from jaxocr.data import digits_builder  # Makes `jaxocr_mnist` known.
+
+    del digits_builder
     builder = tfds.builder(name, file_format="array_record")
     decoders = {"image": tfds.decode.SkipDecoding()}
     return builder, builder.as_data_source(split=split, decoders=decoders)
