@@ -24,6 +24,7 @@ import sys
 
 import jaxocr
 from jaxocr import calibrate_cli
+from jaxocr import cpu
 from jaxocr import data_cli
 from jaxocr import decode_cli
 from jaxocr import describe
@@ -47,6 +48,7 @@ _MODEL_HELP = (
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a command line (sys.argv when None) and returns its exit code."""
   args = _make_parser().parse_args(argv)
+  cpu.prefer_wide_vectors()  # As in training, so that both compute the same.
   try:
     code = args.command(args)
     sys.stdout.flush()
