@@ -15,6 +15,7 @@ import time
 
 import numpy as np
 
+from jaxocr import cpu
 from jaxocr import reader as reader_lib
 from jaxocr.data import real
 from jaxocr.text import decode
@@ -41,6 +42,7 @@ def main() -> None:
   )
   parser.add_argument("--json")
   args = parser.parse_args()
+  cpu.prefer_wide_vectors()  # As the command does.
   reader = reader_lib.Reader.load(args.model)
   sets = {path: _logits(reader, path, args) for path in args.data}
   options = {"greedy": {}}

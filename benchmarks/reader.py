@@ -57,7 +57,9 @@ def _encoded(path: str) -> list[bytes]:
 
 def _ours(images: list[bytes], args) -> dict:
   import jaxocr
+  from jaxocr import cpu
 
+  cpu.prefer_wide_vectors()  # As the command does.
   reader = jaxocr.load(args.model)
   done, seconds, rss = 0, 0.0, []
   while done < args.readings + _WARM_UP:

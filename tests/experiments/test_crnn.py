@@ -99,7 +99,7 @@ def test_two_steps_leave_a_teacher(tmp_path, monkeypatch, capsys):
     **{
       field.name: getattr(TINY, field.name)
       for field in dataclasses.fields(TINY)
-      if field.name not in ("steps", "backbone")
+      if field.name not in ("steps", "backbone", "start")
     },
     teacher=str(tmp_path),
   )
