@@ -16,6 +16,7 @@ import os
 from jaxocr.compress import rules as rules_lib
 from jaxocr.export import bundle
 from jaxocr.models import crnn
+from jaxocr.train import adapt
 from jaxocr.train import stages
 from jaxocr.train import state as state_lib
 from jaxocr.train import text_config
@@ -30,6 +31,9 @@ class Config(text_config.TextConfig):
   steps: int = 14000
   # binary (the layers of the binary network, in float) or mobilenet.
   backbone: str = "binary"
+  # A run or file of this experiment to go on from; its alphabet may be another,
+  # then the characters in both keep what was learnt of them.
+  start: str = ""
 
   def validate(self) -> None:
     """Raises ValueError for the first thing that cannot work."""
@@ -46,6 +50,8 @@ class Config(text_config.TextConfig):
         ),
       ],
     )
+    if self.start:
+      adapt.load_start(self.start)
 
 
 def run(config: Config, workdir: str | os.PathLike) -> dict:
@@ -55,7 +61,12 @@ def run(config: Config, workdir: str | os.PathLike) -> dict:
   architecture = text_run.architecture(
     config, run.alphabet, backbone=config.backbone, binary_activations=False
   )
-  weights = run.train(stage, architecture)
+  start = None
+  if config.start:
+    found = adapt.load_start(config.start)
+    start, matched = adapt.adapt(found, run.alphabet, seed=config.seed)
+    run.say(f"start {config.start}: {matched.describe()}")
+  weights = run.train(stage, architecture, start=start)
   lines, scores = run.judge(weights, architecture, rules_lib.ALL_FLOAT)
   figures = {
     **scores,

@@ -5,6 +5,9 @@
   jaxocr info MODEL [--json]
   jaxocr inspect RUN IMG --out FOLDER
   jaxocr render --out sheet.png
+  jaxocr data stats|show|convert|split PATH
+  jaxocr eval [--model MODEL] --data PATH [PATH...] [--protocol P] [--csv CSV]
+  jaxocr calibrate [--model MODEL] --data PATH [--out PNG]
 
 MODEL is a run's folder, a bundle file, or a name that `jaxocr models` lists.
 
@@ -20,8 +23,12 @@ import os
 import sys
 
 import jaxocr
+from jaxocr import calibrate_cli
 from jaxocr import cpu
+from jaxocr import data_cli
+from jaxocr import decode_cli
 from jaxocr import describe
+from jaxocr import eval_cli
 from jaxocr import zoo
 
 OK, SOME_FAILED, WRONG_USAGE = 0, 1, 2
@@ -69,6 +76,8 @@ def _make_parser() -> argparse.ArgumentParser:
   _add_info(commands)
   _add_inspect(commands)
   _add_render(commands)
+  for part in (data_cli, eval_cli, calibrate_cli):
+    part.add_parser(commands).set_defaults(command=_run)
   return parser
 
 
@@ -97,6 +106,13 @@ def _add_read(commands) -> None:
     help="also each character: <TAB>character<TAB>confidence<TAB>x0<TAB>x1, "
     "or in JSON a list `characters`; x in pixels of the upright image",
   )
+  read.add_argument(
+    "--lines",
+    action="store_true",
+    help="cut each image, a page of one column, into lines by its profile; "
+    "prints `path:number<TAB>text`",
+  )
+  decode_cli.add_arguments(read)
   read.set_defaults(command=_read)
 
 
@@ -199,13 +215,17 @@ def _read(args: argparse.Namespace) -> int:
   from jaxocr import reader as reader_lib
 
   try:
-    reader = reader_lib.Reader.load(args.model)
+    reader = reader_lib.Reader.load(args.model, **decode_cli.options(args))
   except (OSError, ValueError) as error:
     return _fail(error)
   code = OK
   for start in range(0, len(args.images), _READ_AT_ONCE):
     paths = args.images[start : start + _READ_AT_ONCE]
-    for path, result in zip(paths, reader.read(paths), strict=True):
+    if args.lines:
+      paths, results = _read_pages(reader, paths)
+    else:
+      results = reader.read(paths)
+    for path, result in zip(paths, results, strict=True):
       if isinstance(result, reader_lib.ReadError):
         _complain(f"{path}: {result.message}")
         code = SOME_FAILED
@@ -217,6 +237,24 @@ def _read(args: argparse.Namespace) -> int:
   return code
 
 
+def _read_pages(reader, paths: Sequence[str]) -> tuple[list[str], list]:
+  """Of each page's lines, `path:number` and what was read."""
+  from jaxocr import reader as reader_lib
+  from jaxocr.data import preprocess
+
+  names, results = [], []
+  for path in paths:
+    try:
+      found = reader.read_page(path)
+    except preprocess.PreprocessError as error:
+      names.append(path)
+      results.append(reader_lib.ReadError(str(error)))
+      continue
+    names += [f"{path}:{number}" for number in range(1, len(found) + 1)]
+    results += [line.reading for line in found]
+  return names, results
+
+
 def _format(path: str, reading, args: argparse.Namespace) -> str:
   if args.json:
     fields = {
@@ -224,6 +262,8 @@ def _format(path: str, reading, args: argparse.Namespace) -> str:
       "text": reading.text,
       "confidence": reading.confidence,
     }
+    if reading.rejected:
+      fields["rejected"] = True
     if args.chars:
       fields["characters"] = [vars(char) for char in reading.characters]
     return json.dumps(fields)
@@ -314,6 +354,16 @@ def _render(args: argparse.Namespace) -> int:
   except (OSError, ValueError) as error:
     return _fail(error)
   print(f"{args.out}: {len(labels)} lines")
+  return OK
+
+
+def _run(args: argparse.Namespace) -> int:
+  """A command whose `run` gives the text to print."""
+  try:
+    told = args.run(args)
+  except (OSError, ValueError, ModuleNotFoundError) as error:
+    return _fail(error)
+  print(_printable(told, sys.stdout))
   return OK
 
 

@@ -1,32 +1,47 @@
 """Images of text lines in, text out: what everybody but a trainer uses.
 
-reader = Reader.load()  # The one that is shipped, or a run, file or name.
-for reading in reader.read(["line.png", array]):
-  print(reading)
+reader = jaxocr.load()  # The one that is shipped, or a run, file or name.
+for reading in reader(["line.png", array]):
+  print(reading.text, reading.score, reading.chars)
+
+An image goes to a batch of lines of its width; an engine makes logits of the
+batch (`Logits`); `text.decode` makes text of these.
 """
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import os
 import pathlib
+import threading
+from typing import Any
 
 import jax
 import numpy as np
+import PIL.Image
 
+from jaxocr import compiled
 from jaxocr import zoo
+from jaxocr.compress import rules as rules_lib
+from jaxocr.data import page as page_lib
 from jaxocr.data import preprocess
 from jaxocr.export import bundle
 from jaxocr.models import crnn
+from jaxocr.models import fold
 from jaxocr.text import alphabet as alphabet_lib
 from jaxocr.text import ctc
+from jaxocr.text import decode
 
 BUNDLE_NAME = bundle.BUNDLE_NAME
 
-# Lines at once: a power of two, so that few shapes are compiled, and of few
-# enough columns in all that wide lines don't exhaust the memory.
-_MAX_BATCH = 64
-_MAX_BATCH_COLUMNS = 32_768
+# An engine: images [B, H, W, 1] float32 in [0, 1] -> logits [B, T, K] float32.
+# Called from several threads at once.
+Logits = Callable[[np.ndarray], np.ndarray]
+
+# A batch has as many lines as fit in so many columns of pixels, whatever comes:
+# one shape a width, so one program a width, and one line costs as little.
+_BATCH_COLUMNS = 4096
+_MAX_BATCH = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +60,29 @@ class Model:
   alphabet: alphabet_lib.Alphabet
   height: int  # Of the network's input, pixels.
   frame_px: float  # Pixels of the input for one frame.
+
+  def deployed(self) -> tuple[crnn.CRNN, dict]:
+    """Network and variables as a training's last evaluation computes.
+
+    BatchNorm is in the kernels, also where the file keeps it apart.
+    """
+    collections = self.stored.collections
+    if "batch_stats" not in collections:
+      return self.network, self.stored.variables()
+    params = fold.pack_folded(
+      rules_lib.unpack(self.stored.params), collections, rules_lib.ALL_FLOAT
+    )
+    kept = {k: v for k, v in collections.items() if k != "batch_stats"}
+    network = self.network.clone(folded=True)
+    return network, {"params": rules_lib.unpack(params), **kept}
+
+
+@dataclasses.dataclass(frozen=True)
+class PageLine:
+  """One line of a page."""
+
+  box: page_lib.Box  # Where it is, pixels of the upright image.
+  reading: ctc.Reading | ReadError  # Places in pixels of the whole page.
 
 
 def find_model(model: str | os.PathLike | None = None) -> pathlib.Path:
@@ -105,56 +143,101 @@ def load_model(path: str | os.PathLike) -> Model:
   return Model(found, network, alphabet, height, frame_px)
 
 
+def make_logits(model, variables) -> Logits:
+  """The engine that computes with JAX; each shape is compiled once.
+
+  Args:
+    model: Flax module that maps [B, H, W, 1] to logits [B, T, K].
+    variables: Its variables, as they are to be applied.
+  """
+  variables = jax.device_put(variables)
+  apply = jax.jit(lambda v, image: model.apply(v, image, train=False))
+  programs: dict[tuple[int, ...], Any] = {}
+  lock = threading.Lock()
+
+  def logits(image: np.ndarray) -> np.ndarray:
+    program = programs.get(image.shape)
+    if program is None:
+      with lock:  # Another thread may have compiled it meanwhile.
+        program = programs.get(image.shape)
+        if program is None:
+          program = apply.lower(variables, image).compile()
+          programs[image.shape] = program
+    return np.asarray(program(variables, image))
+
+  logits.programs = programs
+  return logits
+
+
 class Reader:
-  """Reads lines with a trained recogniser."""
+  """Reads lines with a trained recogniser; may be shared by threads."""
 
   def __init__(
     self,
-    model,
-    variables,
+    logits: Logits,
     alphabet: alphabet_lib.Alphabet,
     *,
     height: int = preprocess.HEIGHT_PX,
     frame_px: float = ctc.FRAME_PX,
+    decoding: decode.Decoding = decode.GREEDY,
+    batch_columns: int = _BATCH_COLUMNS,
   ):
-    """Makes a reader of a network; `load` is the usual way.
+    """Makes a reader of an engine; `load` is the usual way.
 
     Args:
-      model: Flax module that maps [B, height, W, 1] to logits [B, T, K].
-      variables: Its variables, as they are to be applied.
+      logits: The engine.
       alphabet: Of K - 1 characters.
       height: Of the network's input, pixels.
       frame_px: W / T.
+      decoding: How logits become text.
+      batch_columns: Columns of pixels of a batch; more suit a GPU.
+
+    Raises:
+      ValueError: `decoding` asks for what cannot be.
     """
-    self.alphabet = alphabet
-    self._variables = jax.device_put(variables)
-    self._height = height
-    self._frame_px = frame_px
-
-    def best_path(variables, image):
-      return ctc.best_path(model.apply(variables, image, train=False))
-
-    self._best_path = jax.jit(best_path)
+    decoding.validate(alphabet)
+    self.alphabet, self.decoding = alphabet, decoding
+    self._logits = logits
+    self._height, self._frame_px = height, frame_px
+    self._batch_columns = batch_columns
 
   @classmethod
-  def load(cls, model: str | os.PathLike | None = None) -> "Reader":
+  def load(
+    cls,
+    model: str | os.PathLike | None = None,
+    *,
+    batch_columns: int = _BATCH_COLUMNS,
+    **decoding: Any,
+  ) -> "Reader":
     """A reader of a trained recogniser.
+
+    Compiled programs are kept on disk, see `compiled.keep`.
 
     Args:
       model: See `find_model`; None for the one that is shipped.
+      batch_columns: See `Reader`.
+      **decoding: Arguments of `decode.make_decoding`: beam, lexicon, ...
 
     Raises:
       FileNotFoundError: There is none, or a run without one.
-      ValueError: Not a bundle that this version can use.
+      ValueError: Not a bundle that this version can use, or `decoding` asks for
+        what cannot be.
     """
+    compiled.keep()
     found = load_model(find_model(model))
     return cls(
-      found.network,
-      found.stored.variables(),
+      make_logits(*found.deployed()),
       found.alphabet,
       height=found.height,
       frame_px=found.frame_px,
+      decoding=decode.make_decoding(found.alphabet, **decoding),
+      batch_columns=batch_columns,
     )
+
+  def __call__(self, images) -> list[ctc.Reading | ReadError]:
+    """As `read`; one image by itself gives a list of one."""
+    single = (str, bytes, os.PathLike, np.ndarray, PIL.Image.Image)
+    return self.read([images] if isinstance(images, single) else images)
 
   def read(self, images: Sequence) -> list[ctc.Reading | ReadError]:
     """Reads lines.
@@ -165,50 +248,76 @@ class Reader:
 
     Returns:
       One entry for each image, in order. Places of characters are in pixels of
-      the image, after EXIF has turned it upright.
+      the image, after EXIF has turned it upright. What cannot be read, and what
+      looks like a page, is a ReadError.
     """
     if isinstance(images, (str, bytes, os.PathLike)):
       raise TypeError("expected a list of images, got one; wrap it in a list")
     results: list = [None] * len(images)
     lines = {}
-    buckets = collections.defaultdict(list)
     for index, image in enumerate(images):
       try:
         grey = preprocess.load_image(image)
+        page_lib.refuse_page(grey)
         line, x_scale = preprocess.line_array(grey, height=self._height)
       except preprocess.PreprocessError as error:
         results[index] = ReadError(str(error))
         continue
       lines[index] = _Line(line, x_scale, grey.shape[1])
-      buckets[preprocess.bucket_width(line.shape[1])].append(index)
-    for width, indices in sorted(buckets.items()):
-      size = _batch_limit(width)
-      for start in range(0, len(indices), size):
-        chosen = indices[start : start + size]
-        readings = self._read_batch([lines[i] for i in chosen], width)
-        for index, reading in zip(chosen, readings, strict=True):
-          results[index] = reading
+    for chosen, logits in self._batches(
+      {k: v.pixels for k, v in lines.items()}
+    ):
+      readings = decode.decode(
+        logits,
+        self.alphabet,
+        self.decoding,
+        frame_px=self._frame_px,
+        x_scales=[lines[i].x_scale for i in chosen],
+        widths_px=[lines[i].width_px for i in chosen],
+      )
+      for index, reading in zip(chosen, readings, strict=True):
+        results[index] = reading
     return results
 
-  def _read_batch(self, lines: "list[_Line]", width: int) -> list[ctc.Reading]:
-    rows = 1 << (len(lines) - 1).bit_length()
-    image = np.zeros((rows, self._height, width, 1), np.float32)
-    for row, line in zip(image, lines, strict=False):
-      row[:, :, 0] = preprocess.pad_to_bucket(line.pixels, width)
-    classes, probabilities = jax.device_get(
-      self._best_path(self._variables, image)
-    )
+  def read_page(self, image) -> list[PageLine]:
+    """Cuts a page into lines by its projection profile, and reads these.
+
+    There is no text detection: lines have to run from edge to edge in one
+    column, upright, on even paper.
+
+    Raises:
+      PreprocessError: The image cannot be read.
+    """
+    grey = preprocess.load_image(image)
+    boxes = page_lib.cut_lines(grey)
+    crops = [grey[b.top : b.bottom, b.left : b.right] for b in boxes]
     return [
-      ctc.collapse(
-        classes[i],
-        probabilities[i],
-        self.alphabet,
-        frame_px=self._frame_px,
-        x_scale=line.x_scale,
-        width_px=line.width_px,
-      )
-      for i, line in enumerate(lines)
+      PageLine(box, _moved(reading, box.left))
+      for box, reading in zip(boxes, self.read(crops), strict=True)
     ]
+
+  def logits(self, lines: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Logits [T, K] of lines [height, w] float32, for who decodes himself."""
+    found: list = [None] * len(lines)
+    for chosen, logits in self._batches(dict(enumerate(lines))):
+      for index, line in zip(chosen, logits, strict=True):
+        found[index] = line
+    return found
+
+  def _batches(self, lines: Mapping[int, np.ndarray]):
+    """Yields (n keys of `lines`, their logits [n, T, K]), narrow ones first."""
+    buckets = collections.defaultdict(list)
+    for index, line in lines.items():
+      buckets[preprocess.bucket_width(line.shape[1])].append(index)
+    for width, indices in sorted(buckets.items()):
+      size = max(1, min(_MAX_BATCH, self._batch_columns // width))
+      for start in range(0, len(indices), size):
+        chosen = indices[start : start + size]
+        image = np.zeros((size, self._height, width, 1), np.float32)
+        for row, index in enumerate(chosen):
+          line = preprocess.pad_to_bucket(lines[index], width)
+          image[row, :, :, 0] = line
+        yield chosen, self._logits(image)[: len(chosen)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +327,11 @@ class _Line:
   width_px: int  # Of the image as given.
 
 
-def _batch_limit(width: int) -> int:
-  """Most lines of a width read at once, a power of two."""
-  fit = max(1, _MAX_BATCH_COLUMNS // width)
-  return min(_MAX_BATCH, 1 << (fit.bit_length() - 1))
+def _moved(reading, x: float):
+  """A reading of a crop whose left edge is at x of the page."""
+  if isinstance(reading, ReadError):
+    return reading
+  moved = tuple(
+    dataclasses.replace(c, x0=c.x0 + x, x1=c.x1 + x) for c in reading.characters
+  )
+  return dataclasses.replace(reading, characters=moved)

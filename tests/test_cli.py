@@ -16,6 +16,8 @@ import jaxocr
 from jaxocr import cli
 from jaxocr import zoo
 from jaxocr.compress import rules as rules_lib
+from jaxocr.data import page
+from jaxocr.data import preprocess
 from jaxocr.export import bundle
 from jaxocr.models import crnn
 import jaxocr.reader as reader_lib
@@ -79,6 +81,34 @@ def test_read_chars(fake, capsys):
     "\t1\t0.750\t0.0\t8.2",
     "\t \t1.000\t8.2\t12.0",
     "\t%\t0.667\t16.0\t20.0",
+  ]
+
+
+def test_read_lines_of_pages(fake, monkeypatch, capsys):
+  def read_page(self, path):
+    if "bad" in path:
+      raise preprocess.PreprocessError("no such file")
+    line = reader_lib.PageLine(page.Box(0, 0, 9, 9), _READING)
+    return [line, line]
+
+  monkeypatch.setattr(_FakeReader, "read_page", read_page, raising=False)
+  code = cli.main(["read", "--model", "run", "--lines", "a", "bad", "b"])
+  out, err = capsys.readouterr()
+  assert code == 1 and err == "jaxocr: bad: no such file\n"
+  assert out == "a:1\t1 %\na:2\t1 %\nb:1\t1 %\nb:2\t1 %\n"
+
+
+def test_read_passes_on_how_to_decode(monkeypatch):
+  given = []
+  monkeypatch.setattr(
+    reader_lib.Reader,
+    "load",
+    lambda model, **options: given.append(options) or _FakeReader(),
+  )
+  flags = ["--beam=8", "--allowed=01", "--reject-below=0.5"]
+  assert cli.main(["read", *flags, "--lexicon-penalty=2", "a"]) == 0
+  assert given == [
+    {"beam": 8, "allowed": "01", "reject_below": 0.5, "lexicon_penalty": 2.0}
   ]
 
 

@@ -4,6 +4,8 @@
 images drawn by hand have known readings and places.
 """
 
+from concurrent import futures
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ import PIL.Image
 import pytest
 import safetensors.numpy
 
+import jaxocr
 from jaxocr import zoo
 from jaxocr.compress import rules as rules_lib
 from jaxocr.data import preprocess
@@ -49,7 +52,7 @@ def _image(text, *, cell=8, gap=4, height=32, paper=255):
 
 @pytest.fixture(scope="module")
 def reader():
-  return reader_lib.Reader(_Levels(), {}, ALPHABET)
+  return reader_lib.Reader(reader_lib.make_logits(_Levels(), {}), ALPHABET)
 
 
 def test_reads_text_and_places(reader):
@@ -124,47 +127,113 @@ def test_no_images(reader):
     reader.read("line.png")
 
 
-def test_shapes_are_few(monkeypatch):
-  shapes = []
-  reader = reader_lib.Reader(_Levels(), {}, ALPHABET)
-  best_path = reader._best_path
-
-  def spy(variables, image):
-    shapes.append(image.shape)
-    return best_path(variables, image)
-
-  monkeypatch.setattr(reader, "_best_path", spy)
+def test_a_width_is_compiled_once():
+  logits = reader_lib.make_logits(_Levels(), {})
+  reader = reader_lib.Reader(logits, ALPHABET, batch_columns=256)
   image = _image("ab")[0]
-  for count in (1, 2, 3, 4, 5, 65):
+  for count in (1, 2, 3, 4, 5, 9):
     assert len(reader.read([image] * count)) == count
-  rows = [shape[0] for shape in shapes]
-  assert rows == [1, 2, 4, 4, 8, 64, 1]
-  assert best_path._cache_size() == 5  # One compiled program for each size.
+  assert set(logits.programs) == {(4, 32, 64, 1)}
+  # However wide, one line is a batch.
+  wide = _image("ab" * 60)[0]
+  assert reader.read([wide])[0].text == "ab" * 60
+  assert set(logits.programs) == {(4, 32, 64, 1), (1, 32, 1536, 1)}
 
 
-def test_wide_lines_come_in_small_batches():
-  assert reader_lib._batch_limit(64) == 64
-  assert reader_lib._batch_limit(640) == 32
-  assert reader_lib._batch_limit(8192) == 4
+def test_threads_share_a_reader():
+  logits = reader_lib.make_logits(_Levels(), {})
+  reader = reader_lib.Reader(logits, ALPHABET)
+  compiled, lower = [], jax.stages.Lowered.compile
+  texts = [text * n for n in (1, 3, 9) for text in ("ab", "cd", "da")] * 4
+
+  def read(text):
+    return reader.read([_image(text)[0]])[0].text
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(
+      jax.stages.Lowered,
+      "compile",
+      lambda self: compiled.append(1) or lower(self),
+    )
+    with futures.ThreadPoolExecutor(8) as pool:
+      assert list(pool.map(read, texts)) == texts
+  assert len(compiled) == len(logits.programs) == 3
 
 
-def test_evaluation_sees_the_same_pixels(reader, tmp_path, monkeypatch):
+def test_evaluation_sees_the_same_pixels(tmp_path):
   noise = np.random.default_rng(0).integers(0, 256, (45, 130), np.uint8)
   PIL.Image.fromarray(noise).save(tmp_path / "a.png")
   (tmp_path / "l.tsv").write_text("a.png\tab")
   lines = real.read_labels(tmp_path / "l.tsv", ALPHABET)
   ((batch, _),) = real.batches(lines, batch_size=1)
   seen = []
-  monkeypatch.setattr(
-    reader,
-    "_best_path",
-    lambda _, image: (
-      seen.append(image)
-      or (np.zeros((1, 24), np.int32), np.zeros((1, 24), np.float32))
-    ),
+
+  def logits(image):
+    seen.append(image)
+    return np.zeros((len(image), image.shape[2] // 4, 5), np.float32)
+
+  reader_lib.Reader(logits, ALPHABET, batch_columns=1).read(
+    [tmp_path / "a.png"]
   )
-  reader.read([tmp_path / "a.png"])
   np.testing.assert_array_equal(seen[0], batch.image)
+
+
+@pytest.mark.parametrize("length", [25, 30, 36, 64, 100, 200])
+def test_long_lines_lose_nothing(reader, length):
+  """25 to 36 are the lengths of long scene text (LTB), 100 a line of a book."""
+  rng = np.random.default_rng(length)
+  text = "".join(rng.choice(list("abcd"), length))
+  (reading,) = reader.read([_image(text, cell=8, gap=4)[0]])
+  assert reading.text == text
+  assert len(reading.chars) == length
+  text = "a" * length  # Each needs a blank between it and the next.
+  assert reader.read([_image(text, cell=4, gap=4)[0]])[0].text == text
+
+
+def test_pages_are_refused_with_advice(reader):
+  page = np.full((900, 700), 255, np.uint8)
+  line, _ = _image("abc", height=320)
+  (result, reading) = reader.read([page, line])
+  assert isinstance(result, reader_lib.ReadError)
+  assert "700x900 pixels look like a page" in result.message
+  assert "--lines" in result.message
+  assert isinstance(reading, ctc.Reading)
+
+
+def test_lines_of_a_page_come_from_top_to_bottom(reader):
+  page = np.full((900, 700), 255, np.uint8)
+  texts = ["abba", "bba", "a"]  # Dark ones: ink is told by its level.
+  for i, text in enumerate(texts):
+    image, places = _image(text, height=36)
+    page[100 + 200 * i :, 50:][: image.shape[0], : image.shape[1]] = image
+  lines = reader.read_page(page)
+  assert [line.box.top for line in lines] == [97, 297, 497]
+  assert [line.reading.text for line in lines] == texts
+  # `places` are those of the last line; a frame is four pixels of it.
+  (char,) = lines[2].reading.characters
+  assert abs(char.x0 - 50 - places[0][0]) <= 5
+
+
+def test_one_image_may_come_alone(reader, tmp_path):
+  image, _ = _image("ab")
+  PIL.Image.fromarray(image).save(tmp_path / "a.png")
+  data = (tmp_path / "a.png").read_bytes()
+  with PIL.Image.open(tmp_path / "a.png") as opened:
+    for one in (
+      image,
+      str(tmp_path / "a.png"),
+      tmp_path / "a.png",
+      data,
+      opened,
+    ):
+      (reading,) = reader(one)
+      assert reading.text == "ab" and reading.score == reading.confidence
+  assert [r.text for r in reader([image, data])] == ["ab", "ab"]
+  assert reading.chars[1] == ("b", pytest.approx(1.0), 16, 24)
+
+
+def test_package_level_load(run):
+  assert jaxocr.load(run, beam=4).decoding.beam == 4
 
 
 # Compiled whole: a program for each small operation takes far longer.
@@ -328,7 +397,8 @@ def test_tensors_of_others_are_refused(tmp_path):
 
 def test_height_is_the_networks():
   assert preprocess.HEIGHT_PX == 32
-  reader = reader_lib.Reader(_Levels(), {}, ALPHABET, height=64, frame_px=4)
+  logits = reader_lib.make_logits(_Levels(), {})
+  reader = reader_lib.Reader(logits, ALPHABET, height=64, frame_px=4)
   image, places = _image("ab", cell=16, gap=8, height=64)
   (reading,) = reader.read([image])
   assert reading.text == "ab"

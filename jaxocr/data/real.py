@@ -1,47 +1,54 @@
-"""Real lines to evaluate on: a label file, and batches of equal widths."""
+"""Real lines to evaluate on: a set of them, and batches of equal widths."""
 
 import collections
 from collections.abc import Iterator, Sequence
 import dataclasses
 import os
-import pathlib
-import unicodedata
 
 import numpy as np
 
 from jaxocr.data import batch as batch_lib
 from jaxocr.data import preprocess
+from jaxocr.data import readers
+from jaxocr.data import stats
+from jaxocr.data.readers import lines as lines_lib
 from jaxocr.text import alphabet as alphabet_lib
 from jaxocr.text import ctc
 
-# Why a line of the file is not used.
-BLANK = "blank line"
-NOT_UTF8 = "not UTF-8"
-NO_LABEL = "no label"
+# Why a line of the set is not used, besides what `readers.lines` names.
 OUTSIDE = "characters outside the alphabet"
 UNREADABLE = "unreadable"
-TOO_LONG = "too long"
+TOO_WIDE = "image too wide"
+TOO_LONG = "label too long for its frames"
+# Reasons why a model cannot write a label: its reading of the line is wrong.
+REFUSALS = (OUTSIDE, TOO_LONG)
 
 
 @dataclasses.dataclass(frozen=True)
 class RealLine:
-  """One usable line of text."""
+  """One line of text."""
 
-  path: str  # As the label file writes it.
+  path: str  # As the set writes it.
   label: str  # NFC.
-  ids: np.ndarray  # [len(label)] int32 class ids.
+  ids: np.ndarray  # [len(label)] int32 class ids; none where it is refused.
   pixels: np.ndarray  # [32, w] uint8, as the network sees it but not padded.
+  refused: str = ""  # One of REFUSALS, or "" for a label it can write.
 
 
 @dataclasses.dataclass(frozen=True)
 class RealLines:
-  """What a label file gave; read = kept + the sum of dropped."""
+  """What a set gave; read = kept + the sum of dropped.
 
-  name: str  # Of the label file.
+  Lines whose label the model cannot write are counted as dropped, and kept
+  apart: whoever judges by all lines counts them as misread.
+  """
+
+  name: str  # Of the set.
   items: tuple[RealLine, ...]
   read: int
   dropped: dict[str, int]  # Reason -> lines.
   examples: dict[str, str]  # Reason -> the first line it met.
+  all_items: tuple[RealLine, ...]  # And the refused ones, in the set's order.
 
   @property
   def kept(self) -> int:
@@ -49,62 +56,57 @@ class RealLines:
 
   def summary(self) -> str:
     """One line: read, kept, dropped, and each reason with its first example."""
-    reasons = [
-      f"{count} {reason} (first: {self.examples[reason]})"
-      for reason, count in self.dropped.items()
-    ]
-    dropped = sum(self.dropped.values())
-    text = f"{self.name}: {self.read} read, {self.kept} kept, {dropped} dropped"
-    return text + (": " + "; ".join(reasons) if reasons else "")
+    return lines_lib.summarise(
+      self.name, self.read, self.dropped, self.examples
+    )
 
 
 class _Drop(Exception):
-  """(reason, what the line holds)."""
+  """(reason, example)."""
 
 
 def read_labels(
-  tsv: str | os.PathLike,
+  path: str | os.PathLike,
   alphabet: alphabet_lib.Alphabet,
   *,
   max_width: int = preprocess.MAX_WIDTH_PX,
 ) -> RealLines:
-  """Reads a file of `path<TAB>label` lines and the images that it names.
+  """Reads a set of lines in any format that `readers.open_lines` knows.
 
-  UTF-8, with or without BOM and CR. Paths are relative to the file; a label may
-  hold tabs, being all that follows the first. A line that cannot be used is
-  counted under its reason, never an error.
+  A line that cannot be used is counted under its reason, never an error.
 
   Args:
-    tsv: The label file.
+    path: A label file of `path<TAB>label` lines, an LMDB, a zip file, ...
     alphabet: Of the model to evaluate.
     max_width: Widest line used, pixels at the network's height.
 
   Raises:
-    ValueError: The label file itself cannot be read.
+    ValueError: The set itself cannot be read.
   """
-  tsv = pathlib.Path(tsv)
-  try:
-    data = tsv.read_bytes().removeprefix(b"\xef\xbb\xbf")
-  except OSError as error:
-    raise ValueError(
-      f"label file {tsv}: {error.strerror}; give a file of path<TAB>label lines"
-    ) from error
-  rows = data.split(b"\n")
-  if not rows[-1]:
-    rows.pop()  # What follows the last line's end.
+  lines = readers.open_lines(path)
   items = []
-  dropped = collections.Counter()
-  examples = {}
-  for number, row in enumerate(rows, start=1):
+  dropped = collections.Counter(lines.dropped)
+  examples = dict(lines.examples)
+  for index, entry in enumerate(lines.entries):
     try:
-      items.append(_read_line(row, tsv.parent, alphabet, max_width))
+      pixels = _pixels(lines, index, max_width)
+      refused, example = _refusal(entry.label, pixels.shape[1], alphabet)
     except _Drop as drop:
-      reason, example = drop.args
-      dropped[reason] += 1
-      examples.setdefault(
-        reason, f"line {number}" + (example and f", {example}")
-      )
-  return RealLines(tsv.name, tuple(items), len(rows), dict(dropped), examples)
+      pixels, (refused, example) = None, drop.args
+    if refused:
+      dropped[refused] += 1
+      examples.setdefault(refused, f"{entry.name}: {example}")
+    if pixels is not None:
+      ids = np.zeros(0, np.int32) if refused else alphabet.encode(entry.label)
+      items.append(RealLine(entry.name, entry.label, ids, pixels, refused))
+  return RealLines(
+    lines.name,
+    tuple(item for item in items if not item.refused),
+    lines.read,
+    dict(dropped),
+    examples,
+    tuple(items),
+  )
 
 
 def batches(
@@ -152,39 +154,29 @@ def _make_batch(
   return batch_lib.Batch(image=image, label=label, length=length, mask=mask)
 
 
-def _read_line(
-  row: bytes,
-  folder: pathlib.Path,
-  alphabet: alphabet_lib.Alphabet,
-  max_width: int,
-) -> RealLine:
-  """Reads one line of a label file, or raises _Drop."""
+def _pixels(lines: readers.Lines, index: int, max_width: int) -> np.ndarray:
+  """A line as the network sees it, or raises _Drop."""
   try:
-    text = row.removesuffix(b"\r").decode()
-  except UnicodeDecodeError as error:
-    raise _Drop(NOT_UTF8, repr(row[:40])) from error
-  if not text.strip():
-    raise _Drop(BLANK, "")
-  path, _, label = text.partition("\t")
-  label = unicodedata.normalize("NFC", label)
-  if not label:
-    raise _Drop(NO_LABEL, path)
-  unknown = alphabet.unknown(label)
-  if unknown:
-    raise _Drop(OUTSIDE, f"{path}: {unknown!r} in {label!r}")
-  try:
-    line, _ = preprocess.line_array(preprocess.load_image(folder / path))
+    line, _ = preprocess.line_array(lines[index][0])
   except preprocess.TooWideError as error:
-    raise _Drop(TOO_LONG, f"{path}: {error}") from error
+    raise _Drop(TOO_WIDE, str(error)) from error
   except preprocess.PreprocessError as error:
-    raise _Drop(UNREADABLE, f"{path}: {error}") from error
+    raise _Drop(UNREADABLE, str(error)) from error
   width = line.shape[1]
   if width > max_width:
-    raise _Drop(TOO_LONG, f"{path}: {width} px wide, over {max_width}")
-  ids = alphabet.encode(label)
-  # CTC needs a frame for each character and a blank between equal neighbours.
-  needed = len(ids) + int(np.sum(ids[1:] == ids[:-1]))
+    raise _Drop(TOO_WIDE, f"{width} px wide, over {max_width}")
+  return np.round(line * 255).astype(np.uint8)
+
+
+def _refusal(
+  label: str, width: int, alphabet: alphabet_lib.Alphabet
+) -> tuple[str, str]:
+  """Why a model cannot write a label, and an example; ("", "") if it can."""
+  unknown = alphabet.unknown(label)
+  if unknown:
+    return OUTSIDE, f"{unknown!r} in {label!r}"
+  needed = stats.frames_needed(label)
   frames = preprocess.bucket_width(width) // ctc.FRAME_PX
   if needed > frames:
-    raise _Drop(TOO_LONG, f"{path}: label needs {needed} frames of {frames}")
-  return RealLine(path, label, ids, np.round(line * 255).astype(np.uint8))
+    return TOO_LONG, f"label needs {needed} frames of {frames}"
+  return "", ""

@@ -126,7 +126,7 @@ def render_lines(
 def _draw_ink(roll, atlas, label, length, height, width, strengths):
   """Ink [H, W] in [0, 1], the line's draws, and the text's length, px."""
   font = _choose_font(roll, atlas, label)
-  draw = _draws(roll, strengths)
+  draw = draws(roll, strengths)
   left, total = _lay_out(atlas, font, label, length, draw)
   cap_px, stretch = _fit(draw, total, width)
   scale_x = cap_px / atlas_lib.CAP_PX * stretch
@@ -144,7 +144,7 @@ def _draw_ink(roll, atlas, label, length, height, width, strengths):
   return ink, draw, line_px
 
 
-def _draws(roll, s):
+def draws(roll, s):
   """All scalars that vary from line to line, by name."""
   pixel = jnp.maximum(2 * roll.one() - 1, 0)  # Half of the lines are sharp.
   return dict(
@@ -264,12 +264,7 @@ def _warp(draw, atlas, cap_px, line_px, height, width, strengths):
   down = jnp.clip(draw["down"], -room, room)
   along = x - draw["left"]
   across = y - height / 2 - down
-  middle = along - line_px / 2
-  across = across - jnp.sin(draw["rotation"]) * middle
-  reach = jnp.maximum(line_px, 1.0) / 2
-  across = across - draw["curve"] * ((middle / reach) ** 2 - 0.5)
-  across = across * (1 + draw["perspective"] * middle / jnp.maximum(width, 1))
-  along = along + draw["slant"] * across
+  along, across = bend(draw, along, across, line_px, width)
   scale_y = cap_px / atlas_lib.CAP_PX
   v = across / scale_y + atlas.baseline - atlas_lib.CAP_PX / 2
   u = along * _OVERSAMPLE
@@ -298,6 +293,27 @@ def _warp(draw, atlas, cap_px, line_px, height, width, strengths):
   v = jnp.where(draw["dots"], cell_v * pitch_v, v)
   u = jnp.where(draw["dots"], cell_u * pitch_u, u)
   return v - 0.5, u - 0.5, dot_mask, draw["dots"]
+
+
+def bend(draw, along, across, line_px, width):
+  """Where on a straight line each pixel of a bent one lies.
+
+  Args:
+    draw: rotation, curve, perspective and slant, as of `draws`.
+    along: Px from the line's start, any shape.
+    across: Px below its middle.
+    line_px: Its length.
+    width: Of the image, px.
+
+  Returns:
+    (along, across) on the straight line.
+  """
+  middle = along - line_px / 2
+  across = across - jnp.sin(draw["rotation"]) * middle
+  reach = jnp.maximum(line_px, 1.0) / 2
+  across = across - draw["curve"] * ((middle / reach) ** 2 - 0.5)
+  across = across * (1 + draw["perspective"] * middle / jnp.maximum(width, 1))
+  return along + draw["slant"] * across, across
 
 
 def _pack_corners(strip):

@@ -9,11 +9,14 @@ the offset alone, whatever the signs.)
 """
 
 from collections.abc import Mapping
+import functools
 from typing import Any
 
 import flax.traverse_util
+import jax
 import jax.numpy as jnp
 
+from jaxocr.compress import rules as rules_lib
 from jaxocr.models import norm as norm_lib
 
 _SUFFIX = "_norm"
@@ -45,6 +48,14 @@ def fold(params: PyTree, collections: Mapping[str, PyTree]) -> PyTree:
     flat[kernel] = _scaled(flat[kernel], gain.reshape(along))
     flat[*path, "offset"] = bias - mean * gain
   return flax.traverse_util.unflatten_dict(flat)
+
+
+@functools.partial(jax.jit, static_argnames="rules")
+def pack_folded(
+  params: PyTree, collections: Mapping[str, PyTree], rules: rules_lib.Rules
+) -> PyTree:
+  """What is shipped; compiled by itself, so that it is the same everywhere."""
+  return rules_lib.pack(fold(params, collections), rules)
 
 
 def _scaled(kernel, gain):

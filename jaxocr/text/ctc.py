@@ -31,6 +31,17 @@ class Reading:
   text: str
   confidence: float  # Product of its characters'; 1.0 for an empty text.
   characters: tuple[Character, ...]
+  rejected: bool = False  # Less sure than was asked for: the text is empty.
+
+  @property
+  def score(self) -> float:
+    """The confidence."""
+    return self.confidence
+
+  @property
+  def chars(self) -> list[tuple[str, float, float, float]]:
+    """(char, score, x0, x1) of each character."""
+    return [(c.char, c.confidence, c.x0, c.x1) for c in self.characters]
 
 
 def best_path(logits: jax.Array) -> tuple[jax.Array, jax.Array]:

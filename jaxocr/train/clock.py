@@ -1,5 +1,7 @@
 """How long a run took, and how fast it learnt."""
 
+from collections.abc import Iterator
+import contextlib
 import time
 
 
@@ -16,6 +18,7 @@ class Clock:
     self._earlier_s = 0.0
     self._train_s = 0.0
     self._lines = 0
+    self._waited_s: float | None = None  # In the lap; None: never.
 
   @property
   def seconds(self) -> float:
@@ -44,6 +47,19 @@ class Clock:
   def start(self) -> None:
     """Starts a lap; what went before it, since the last lap, is not counted."""
     self._lap = time.monotonic()
+    self._waited_s = self._waited_s and 0.0
+
+  @contextlib.contextmanager
+  def waiting(self) -> Iterator[None]:
+    """Counts the block as time that a lap spends waiting for data."""
+    began = time.monotonic()
+    yield
+    self._waited_s = (self._waited_s or 0.0) + time.monotonic() - began
+
+  @property
+  def waited_s(self) -> float | None:
+    """Waited for data in the lap so far; None: nobody ever waits."""
+    return self._waited_s
 
   def lap(self, lines: int) -> float:
     """Ends a lap in which `lines` were learnt from and starts the next.

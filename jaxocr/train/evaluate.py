@@ -166,11 +166,17 @@ def real_figures(
   dropped = collections.Counter()
   for file in files:
     dropped.update(file.dropped)
+  figures = score(results)
+  # Labels that the model cannot write are misread, whatever it reads.
+  readable = sum(len(file.all_items) for file in files)
+  hits = figures["line_accuracy"] * len(results) if results else 0.0
   return {
     "n": len(results),
     "read": sum(file.read for file in files),
     "dropped": dict(dropped),
-    **score(results),
+    **figures,
+    "n_all": readable,
+    "line_accuracy_all": scores.divide((round(hits), readable)),
   }
 
 

@@ -202,17 +202,21 @@ class _Record:
     step = fetched[-1][0]
     # The first step of a session compiles and is in no lap.
     timed = sum(done != self._first for done, _ in fetched)
-    speed = math.nan
+    speed, waits = math.nan, {}
     if timed:
+      if self._clock.waited_s is not None:
+        waits["data_wait_ms"] = 1e3 * self._clock.waited_s / timed
       speed = self._clock.lap(timed * self._plan.batch_size)
+      if waits:
+        waits["step_ms"] = 1e3 * self._plan.batch_size / speed
     values = {
       name: _mean(metrics[name] for _, metrics in fetched)
       for name in fetched[0][1]
       if name != "finite"
     }
-    self._progress.figures(step, values["loss"], speed)
+    self._progress.figures(step, values["loss"], speed, **waits)
     values["learning_rate"] = float(self._learning_rate(step - 1))
-    self._scalars("train", step, values | {"lines_per_s": speed})
+    self._scalars("train", step, values | {"lines_per_s": speed} | waits)
 
   def evaluation(
     self, step: int, lines: Sequence[report_lines.LineResult]

@@ -45,11 +45,29 @@ class Progress:
     if self._bar is not None:
       self._bar.update()
 
-  def figures(self, step: int, loss: float, lines_per_s: float) -> None:
-    """Shows how the last steps went; the speed may be unknown (NaN)."""
+  def figures(
+    self,
+    step: int,
+    loss: float,
+    lines_per_s: float,
+    *,
+    data_wait_ms: float | None = None,
+    step_ms: float = math.nan,
+  ) -> None:
+    """Shows how the last steps went.
+
+    Args:
+      step: Steps done.
+      loss: Mean over the last steps.
+      lines_per_s: NaN where it is unknown.
+      data_wait_ms: Of a step, for what comes from the host; None: nothing does.
+      step_ms: Of a whole step.
+    """
     text = f"loss {loss:.4g}"
     if math.isfinite(lines_per_s):
       text += f", {lines_per_s:.0f} lines/s"
+    if data_wait_ms is not None:
+      text += f", {data_wait_ms:.1f} of {step_ms:.0f} ms waiting for data"
     if self._bar is not None:
       self._bar.set_postfix_str(text)
       return

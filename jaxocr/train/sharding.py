@@ -84,7 +84,10 @@ def line_keys(key: jax.Array, step: jax.Array, count: int) -> jax.Array:
 
 @functools.cache
 def shard_sample(
-  sample: Callable, mesh: Mesh, batch_size: int, split_assets: bool = False
+  sample: Callable,
+  mesh: Mesh,
+  batch_size: int,
+  split_assets: bool | tuple[bool, ...] = False,
 ) -> Callable:
   """`draw(assets, keys [B]) -> Batch`, compiled once for all who ask.
 
@@ -93,11 +96,12 @@ def shard_sample(
     mesh: Of one axis; every device draws the lines that it learns from.
     batch_size: B, a multiple of the devices.
     split_assets: Whether `assets` are arrays [B, ...] that come with the step,
-      split like its lines, rather than what all lines are drawn from.
+      split like its lines, rather than what all lines are drawn from; a tuple
+      says it of each part of a tuple.
   """
   check_batch_size(batch_size, mesh.size)
-  lines = split_lines(mesh)
-  source = lines if split_assets else replicated(mesh)
+  lines, whole = split_lines(mesh), replicated(mesh)
+  source = jax.tree.map(lambda split: lines if split else whole, split_assets)
   return jax.jit(sample, in_shardings=(source, lines), out_shardings=lines)
 
 
@@ -125,7 +129,7 @@ class TrainStep:
     *,
     batch_size: int,
     teacher: Teacher | None = None,
-    split_assets: bool = False,
+    split_assets: bool | tuple[bool, ...] = False,
   ):
     """Compiles nothing yet.
 

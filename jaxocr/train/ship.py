@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
-import functools
 import pathlib
 from typing import Any
 
@@ -19,6 +18,7 @@ from jaxocr.text import ctc
 from jaxocr.train import distributed
 
 PyTree = Any
+pack_folded = fold.pack_folded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +66,6 @@ def folds(rules: rules_lib.Rules) -> bool:
 def _kept(collections) -> dict:
   """What a folded model still needs: all but BatchNorm's moments."""
   return {k: v for k, v in collections.items() if k != "batch_stats"}
-
-
-@functools.partial(jax.jit, static_argnames="rules")
-def pack_folded(
-  params: PyTree, collections: PyTree, rules: rules_lib.Rules
-) -> PyTree:
-  """What is shipped; compiled by itself, so that it is the same everywhere."""
-  return rules_lib.pack(fold.fold(params, collections), rules)
 
 
 def save(

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxocr.data import atlas as atlas_lib
+from jaxocr.data import augment
+from jaxocr.data import mixture
 from jaxocr.data import render
 from jaxocr.text import alphabet as alphabet_lib
 from jaxocr.text import ctc
@@ -51,6 +53,18 @@ class TextConfig:
   # Share of labels that are random strings, the rest look like real ones.
   random_share: float = 0.08
 
+  # Sets of real lines to train on besides, comma-separated, in any format of
+  # `jaxocr data`.
+  train_data: str = ""
+  # How often each of them is drawn from, comma-separated numbers; empty: as
+  # often as it has lines.
+  train_weights: str = ""
+  # Share of a step's lines that is rendered, where there are real ones.
+  rendered_share: float = 0.5
+  # Px: widths of a step's lines, comma-separated; each is compiled for. Real
+  # lines go to the narrowest that holds them. Empty: `width` alone.
+  train_widths: str = ""
+
   # Channels at half height; the blocks go on from there.
   stem_channels: int = 24
   # Channels of a frame before the BiLSTM.
@@ -75,7 +89,7 @@ class TextConfig:
   eval_lines: int = 2000
   # Rendered lines of the evaluations on the way, the first of those.
   progress_lines: int = 256
-  # Real lines: files of path<TAB>label, comma-separated.
+  # Real lines: sets in any format of `jaxocr data`, comma-separated.
   eval_labels: str = ""
   # Steps between log entries.
   log_every: int = 50
@@ -90,6 +104,31 @@ class TextConfig:
   strengths: render.RenderStrengths = dataclasses.field(
     default_factory=render.RenderStrengths
   )
+  # How far real training lines are changed.
+  real_strengths: render.RenderStrengths = dataclasses.field(
+    default_factory=lambda: augment.REAL_STRENGTHS
+  )
+
+  def sources(self) -> tuple[mixture.Source, ...]:
+    """What train_data and train_weights say."""
+    paths = split_paths(self.train_data)
+    weights = _numbers("train_weights", self.train_weights, float)
+    if weights and len(weights) != len(paths):
+      raise ValueError(
+        f"train_weights={self.train_weights} for {len(paths)} sets of "
+        f"train_data={self.train_data}; give one for each, or none"
+      )
+    if not all(0 < weight < float("inf") for weight in weights):
+      raise ValueError(
+        f"train_weights={self.train_weights}; each must be above 0"
+      )
+    pairs = zip(paths, weights or [None] * len(paths), strict=True)
+    return tuple(mixture.Source(*pair) for pair in pairs)
+
+  def widths(self) -> tuple[int, ...]:
+    """Those of train_widths, or `width`."""
+    given = _numbers("train_widths", self.train_widths, int)
+    return tuple(sorted(given)) or (self.width,)
 
   def validate(self) -> None:
     """Raises ValueError for the first thing that cannot work."""
@@ -113,15 +152,30 @@ class TextConfig:
         ),
         ("dtype", f"one of {tuple(DTYPES)}", DTYPES.__contains__),
         ("random_share", "in [0, 1]", lambda v: 0 <= v <= 1),
+        ("rendered_share", "in [0, 1)", lambda v: 0 <= v < 1),
         ("ema_decay", "in [0, 1)", lambda v: 0 <= v < 1),
         ("weight_decay", "0 or more", lambda v: v >= 0),
         ("warmup_steps", "0 or more", lambda v: v >= 0),
         *((name, "above 0", lambda v: v > 0) for name in _POSITIVE),
       ],
     )
-    for path in split_paths(self.eval_labels):
-      if not os.path.isfile(path):
-        raise ValueError(f"eval_labels={path}: there is no such file")
+    for name in ("eval_labels", "train_data"):
+      for path in split_paths(getattr(self, name)):
+        if not os.path.exists(path) and not path.startswith("tfds:"):
+          raise ValueError(f"{name}={path}: there is no such file or folder")
+    self.real_strengths.validate()
+    self.sources()
+    for width in self.widths():
+      frames = width // ctc.FRAME_PX
+      if width % ctc.FRAME_PX or self.max_length > (frames + 1) // 2:
+        raise ValueError(
+          f"train_widths={self.train_widths}: {width} must be a multiple of "
+          f"{ctc.FRAME_PX} with frames for max_length={self.max_length}"
+        )
+    if (self.train_weights or self.train_widths) and not self.train_data:
+      raise ValueError(
+        "train_weights and train_widths are of real lines; give train_data"
+      )
     draw_glyphs(self.fonts, alphabet)
 
 
@@ -145,6 +199,15 @@ def draw_glyphs(
   """The glyphs of the default fonts and of those in the folders `fonts`."""
   faces = atlas_lib.default_fonts() + atlas_lib.find_fonts(split_paths(fonts))
   return atlas_lib.build_atlas(faces, alphabet)
+
+
+def _numbers(name: str, text: str, kind: type) -> list:
+  try:
+    return [kind(part) for part in split_paths(text)]
+  except ValueError as error:
+    raise ValueError(
+      f"{name}={text}; write {kind.__name__} numbers, comma-separated"
+    ) from error
 
 
 def split_paths(text: str) -> list[str]:

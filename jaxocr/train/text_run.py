@@ -15,6 +15,7 @@ from jaxocr.compress import summary
 from jaxocr.compress import transfer
 from jaxocr.data import atlas as atlas_lib
 from jaxocr.data import corpus as corpus_lib
+from jaxocr.data import mixture as mixture_lib
 from jaxocr.data import preprocess
 from jaxocr.data import real
 from jaxocr.data import source
@@ -63,7 +64,8 @@ class TextRun:
       config: Of the run.
       workdir: Its folder.
       lines: What they are drawn from in training, what in evaluation, and how,
-        as of `data.source`; None: the config's fonts, in both.
+        as of `data.source`; None: the config's fonts, in both, and its
+        train_data in training.
 
     Raises:
       workdirs.WorkdirError: The glyphs kept there are damaged or of another
@@ -79,14 +81,23 @@ class TextRun:
     ]
     self.say(*(file.summary() for file in self.files))
     self._mesh = sharding.make_mesh()
+    self._mixture, mixed = None, None
     if lines is None:
-      assets, self.sample = make_source(config, self.alphabet, self.workdir)
-      lines = assets, assets, self.sample
-    learnt, judged, self.sample = lines
+      assets, sample = make_source(config, self.alphabet, self.workdir)
+      lines = assets, assets, sample
+      if config.train_data:
+        self._mixture, mixed = self._mix(*assets)
+    elif config.train_data:
+      raise ValueError(
+        f"train_data={config.train_data}: this experiment draws lines of its "
+        "own; leave it empty"
+      )
+    learnt, judged, sample = lines
+    self.sample = mixed or sample  # Of training.
     whole = sharding.replicated(self._mesh)
     self._assets = sharding.place(learnt, whole)
     self._rendered = evaluate.RenderedLines(
-      self.sample,
+      sample,
       self._assets if judged is learnt else sharding.place(judged, whole),
       self._mesh,
       batch_size=config.batch_size,
@@ -117,6 +128,8 @@ class TextRun:
     taught = None if teacher is None else teacher[0]
     if self._key(stage, architecture, taught) in self._compiled:
       return
+    if self._mixture is not None:
+      return  # Steps of several widths: each is compiled when it comes.
 
     def compile():
       begin, train_step = self._step(stage, architecture, taught)
@@ -175,8 +188,10 @@ class TextRun:
 
     before = 0 if series is None else earlier
 
+    feed = self._feed(earlier, stage.steps, seed)
+
     def update(state, done):
-      result = train_step(state, self._assets, key, before + done, taught)
+      result = train_step(state, feed(done), key, before + done, taught)
       while self._expected:
         self._expected.pop()()
       return result
@@ -200,6 +215,8 @@ class TextRun:
       learning_rate=stage.schedule(self.config.warmup_steps),
     )
     self._steps[series] += stage.steps
+    if self._mixture is not None:
+      self.say(*self._mixture.told_broken())
     return ship.Weights(
       *jax.device_get((state.ema_params, state.ema_collections))
     )
@@ -257,6 +274,46 @@ class TextRun:
       self.say(workdirs.figures(figures), f"report {page}")
     return figures
 
+  def _mix(self, atlas, corpus):
+    """The real lines to train on, and how they and rendered ones are drawn."""
+    config = self.config
+    mixture = mixture_lib.Mixture(
+      config.sources(),
+      self.alphabet,
+      widths=config.widths(),
+      batch_size=config.batch_size,
+      rendered_share=config.rendered_share,
+    )
+    self.say(*mixture.notes)
+    _, sample = source.make_mixed_source(
+      atlas,
+      corpus,
+      height=preprocess.HEIGHT_PX,
+      max_length=config.max_length,
+      strengths=config.strengths,
+      real_strengths=config.real_strengths,
+    )
+    return mixture, sample
+
+  def _feed(self, earlier: int, steps: int, seed: int) -> Callable:
+    """Updates done -> what the step's lines are drawn from."""
+    if self._mixture is None:
+      return lambda done: self._assets
+    batches = None
+
+    def feed(done):
+      nonlocal batches
+      if batches is None:  # Here, so that a resumed stage begins where it is.
+        batches = self._mixture.batches(
+          earlier + done, earlier + steps, seed=seed
+        )
+      with self.clock.waiting():
+        host = next(batches)
+      lines = sharding.split_lines(self._mesh)
+      return self._assets, sharding.place(host, lines)
+
+    return feed
+
   def _step(self, stage, architecture, teacher):
     """Of the stage; what is compiled serves all of its runs."""
     key = self._key(stage, architecture, teacher)
@@ -268,6 +325,7 @@ class TextRun:
         self.sample,
         self._mesh,
         teacher=teacher,
+        split_assets=False if self._mixture is None else (False, True),
       )
     return self._compiled[key]
 

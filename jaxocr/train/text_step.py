@@ -31,6 +31,7 @@ def make_step(
   mesh,
   *,
   teacher: Mapping[str, Any] | None = None,
+  split_assets: bool | tuple[bool, ...] = False,
 ):
   """What a stage needs: (begin, step).
 
@@ -44,6 +45,7 @@ def make_step(
     sample: As of `data.source`.
     mesh: Of all devices.
     teacher: Architecture of the teacher, where the stage has one.
+    split_assets: As of `sharding.shard_sample`.
   """
   dtype = text_config.DTYPES[config.dtype]
   model = crnn.CRNN(**architecture, dtype=dtype)
@@ -67,6 +69,7 @@ def make_step(
     mesh,
     batch_size=config.batch_size,
     teacher=teacher and make_teacher(tuple(teacher.items()), dtype),
+    split_assets=split_assets,
   )
 
   def new():

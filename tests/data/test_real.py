@@ -55,31 +55,42 @@ def test_read_labels_counts_every_line(labels):
   ]
   assert lines.dropped == {
     "blank line": 2,
-    "no label": 2,
+    "no label": 1,
+    "no label column": 1,
     "characters outside the alphabet": 2,  # RM, and the tab within a label.
     "not UTF-8": 1,
-    "unreadable": 3,
-    "too long": 2,
+    "missing image": 1,
+    "unreadable": 2,
+    "image too wide": 1,
+    "label too long for its frames": 1,
   }
   assert lines.read == lines.kept + sum(lines.dropped.values())
+  # What it cannot write is kept apart, in its place.
+  refused = [(i.path, i.label, i.refused) for i in lines.all_items if i.refused]
+  assert refused == [
+    ("in/a.png", "RM 5", real.OUTSIDE),
+    ("in/a.png", "1\t2", real.OUTSIDE),
+    ("in/narrow.png", "111111111", real.TOO_LONG),
+  ]
+  assert len(lines.all_items) == 6 and lines.all_items[1].label == "1 2"
 
 
 def test_examples_are_the_first_of_their_kind(labels):
   examples = real.read_labels(labels, NUMERIC).examples
   assert examples["blank line"] == "line 2"
-  assert examples["no label"] == "line 4, in/a.png"
+  assert examples["no label"] == "line 5, in/a.png"
   outside = examples["characters outside the alphabet"]
-  assert outside == "line 6, in/a.png: 'RM' in 'RM 5'"
-  assert examples["unreadable"].startswith("line 9, in/broken.png: ")
-  assert examples["too long"].startswith(
-    "line 12, in/wide.png: too wide: 9000x32"
-  )
+  assert outside == "in/a.png: 'RM' in 'RM 5'"
+  assert examples["unreadable"].startswith("in/broken.png: ")
+  assert examples["image too wide"].startswith("in/wide.png: too wide: 9000x32")
 
 
 def test_summary_is_one_line(labels):
   summary = real.read_labels(labels, NUMERIC).summary()
-  assert summary.startswith("labels.tsv: 15 read, 3 kept, 12 dropped: ")
-  assert "; 2 no label (first: line 4, in/a.png); " in summary
+  name, _, rest = summary.partition("/")
+  assert name == labels.parent.name
+  assert rest.startswith("labels.tsv: 15 read, 3 kept, 12 dropped: ")
+  assert "; 1 no label (first: line 5, in/a.png); " in summary
   assert "\n" not in summary
 
 
@@ -88,7 +99,7 @@ def test_summary_without_drops(tmp_path):
   path = tmp_path / "one.tsv"
   path.write_text("a.png\t1")  # No newline at the end.
   lines = real.read_labels(path, NUMERIC)
-  assert lines.summary() == "one.tsv: 1 read, 1 kept, 0 dropped"
+  assert lines.summary().endswith("/one.tsv: 1 read, 1 kept, 0 dropped")
 
 
 def test_a_label_holds_all_after_the_first_tab(tmp_path):
@@ -117,18 +128,15 @@ def test_too_long_at_the_edges(tmp_path):
   )
   lines = real.read_labels(path, NUMERIC, max_width=64)
   assert [len(item.label) for item in lines.items] == [8, 16]
-  assert (
-    lines.examples[real.TOO_LONG]
-    == "line 2, a.png: label needs 17 frames of 16"
-  )
+  assert lines.examples[real.TOO_LONG] == "a.png: label needs 17 frames of 16"
   narrow = real.read_labels(path, NUMERIC, max_width=63)
-  assert narrow.kept == 0 and narrow.dropped == {real.TOO_LONG: 3}
+  assert narrow.kept == 0 and narrow.dropped == {real.TOO_WIDE: 3}
 
 
 def test_unreadable_label_file(tmp_path):
   with pytest.raises(ValueError, match="No such file or directory; give"):
     real.read_labels(tmp_path / "none.tsv", NUMERIC)
-  with pytest.raises(ValueError, match="label file"):
+  with pytest.raises(ValueError, match="no known set"):
     real.read_labels(tmp_path, NUMERIC)
 
 

@@ -5,15 +5,18 @@ import json
 
 import jax
 import numpy as np
+import PIL.Image
 import pytest
 
 from experiments import bnn_crnn
 from experiments import crnn
+from jaxocr import evaluation
 from jaxocr import reader
 from jaxocr.compress import packed
 from jaxocr.export import bundle
 from jaxocr.train import ship
 from jaxocr.train import text_run
+from jaxocr.train import writers
 
 TINY = crnn.Config(
   steps=2,
@@ -30,8 +33,21 @@ TINY = crnn.Config(
 )
 
 
+def real_lines(folder):
+  """Six lines of noise with numbers, two with a letter."""
+  folder.mkdir()
+  rng = np.random.default_rng(0)
+  rows = []
+  for i in range(8):
+    noise = rng.integers(0, 256, (32, 40 + 2 * i), np.uint8)
+    PIL.Image.fromarray(noise).save(folder / f"{i}.png")
+    rows.append(f"{i}.png\t{'x' if i % 4 == 3 else 10 + i}\n")
+  (folder / "labels.tsv").write_text("".join(rows), encoding="utf-8")
+  return str(folder)
+
+
 @pytest.mark.slow
-def test_two_steps_leave_a_teacher(tmp_path, monkeypatch):
+def test_two_steps_leave_a_teacher(tmp_path, monkeypatch, capsys):
   ends = []
   train = text_run.TextRun.train
 
@@ -40,7 +56,27 @@ def test_two_steps_leave_a_teacher(tmp_path, monkeypatch):
     return ends[-1]
 
   monkeypatch.setattr(text_run.TextRun, "train", watched)
-  report = crnn.run(TINY, tmp_path)
+  real = real_lines(tmp_path / "real")
+  config = dataclasses.replace(TINY, train_data=real, eval_labels=real)
+  config.validate()
+  report = crnn.run(config, tmp_path)
+  told = capsys.readouterr().out
+  assert "train_data real/labels.tsv: 8 read, 6 kept, 2 dropped" in told
+  assert "numeric lacks 1 characters of it: 'x' 2" in told
+  history = writers.read_history(tmp_path)
+  assert any(entry.get("train/data_wait_ms", -1) >= 0 for entry in history)
+  # What the run says of real lines is what `jaxocr eval` says of its file.
+  judged = evaluation.judge(reader.Reader.load(tmp_path), real)
+  (row,) = evaluation.fields([judged], "raw")
+  assert report["real"]["n"] == row["within_alphabet_n"] == 6
+  assert report["real"]["line_accuracy"] == row["within_alphabet_accuracy"]
+  assert report["real"]["line_accuracy_all"] == row["accuracy"]
+  predictions = (tmp_path / "predictions.tsv").read_text().split("\n")[1:-1]
+  assert [line.split("\t")[2] for line in predictions] == [
+    line.reading.text
+    for place, line in enumerate(judged.lines)
+    if place not in judged.refused
+  ]
   assert json.loads((tmp_path / "report.json").read_text())["finished"]
   assert report["lines"] == 12 and report["steps"] == 2
   path = tmp_path / "model.safetensors"
@@ -63,7 +99,7 @@ def test_two_steps_leave_a_teacher(tmp_path, monkeypatch):
     **{
       field.name: getattr(TINY, field.name)
       for field in dataclasses.fields(TINY)
-      if field.name not in ("steps", "backbone")
+      if field.name not in ("steps", "backbone", "start")
     },
     teacher=str(tmp_path),
   )
@@ -88,6 +124,20 @@ def test_the_defaults_are_valid_and_so_is_the_tiny_one():
     ({"backbone": "vgg"}, "backbone='vgg'; it must be one of"),
     ({"steps": 1}, "steps=1; it must be above 1"),
     ({"warmup_steps": 2}, "warmup_steps=2; it must be below steps=2"),
+    (
+      {"train_data": "none"},
+      "train_data=none: there is no such",
+    ),
+    ({"train_widths": "64"}, "are of real lines; give train_data"),
+    (
+      {"train_data": "tests", "train_widths": "30,64"},
+      "30 must be a multiple of 4",
+    ),
+    ({"train_widths": "a"}, "train_widths=a; write int numbers"),
+    ({"train_data": "tests", "train_weights": "1,2"}, "1,2 for 1 sets"),
+    ({"train_data": "tests", "train_weights": "0"}, "each must be above 0"),
+    ({"rendered_share": 1.0}, r"rendered_share=1.0; it must be in \[0, 1\)"),
+    ({"start": "none"}, "start=none: there is no such file"),
     ({"width": 66}, "width=66; it must be a positive multiple of 4"),
   ],
 )

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import jax
@@ -144,7 +145,11 @@ def real_lines(widths):
     )
     for i, width in enumerate(widths)
   )
-  return real.RealLines("t.tsv", items, len(items) + 3, {"too long": 3}, {})
+  other = dataclasses.replace(items[0], refused=real.OUTSIDE)
+  dropped = {real.OUTSIDE: 1, "unreadable": 2}
+  return real.RealLines(
+    "t.tsv", items, len(items) + 3, dropped, {}, (*items, other)
+  )
 
 
 def test_real_lines_come_back_in_order(run):
@@ -164,6 +169,8 @@ def test_figures_of_real_lines():
   figures = evaluate.real_figures(results, files)
   assert figures["n"] == 2
   assert figures["read"] == 5 + 4
-  assert figures["dropped"] == {"too long": 6}
+  assert figures["dropped"] == {real.OUTSIDE: 2, "unreadable": 4}
   assert figures["line_accuracy"] == 0.5
+  # Two lines more could be read, but not as they are labelled.
+  assert figures["n_all"] == 5 and figures["line_accuracy_all"] == 1 / 5
   assert {"cer", "ned", "str36"} <= figures.keys()
