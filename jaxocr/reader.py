@@ -17,6 +17,7 @@ import numpy as np
 from jaxocr import zoo
 from jaxocr.data import preprocess
 from jaxocr.export import bundle
+from jaxocr.export import engines
 from jaxocr.models import crnn
 from jaxocr.text import alphabet as alphabet_lib
 from jaxocr.text import ctc
@@ -120,8 +121,9 @@ class Reader:
     """Makes a reader of a network; `load` is the usual way.
 
     Args:
-      model: Flax module that maps [B, height, W, 1] to logits [B, T, K].
-      variables: Its variables, as they are to be applied.
+      model: Flax module that maps [B, height, W, 1] to logits [B, T, K], or an
+        `engines.Engine`.
+      variables: Of a Flax module, as they are to be applied.
       alphabet: Of K - 1 characters.
       height: Of the network's input, pixels.
       frame_px: W / T.
@@ -130,11 +132,7 @@ class Reader:
     self._variables = jax.device_put(variables)
     self._height = height
     self._frame_px = frame_px
-
-    def best_path(variables, image):
-      return ctc.best_path(model.apply(variables, image, train=False))
-
-    self._best_path = jax.jit(best_path)
+    self._best_path = _make_best_path(model)
 
   @classmethod
   def load(cls, model: str | os.PathLike | None = None) -> "Reader":
@@ -154,6 +152,17 @@ class Reader:
       found.alphabet,
       height=found.height,
       frame_px=found.frame_px,
+    )
+
+  @classmethod
+  def of_engine(cls, engine: engines.Engine) -> "Reader":
+    """A reader that computes with another engine than JAX."""
+    return cls(
+      engine,
+      None,
+      engine.alphabet,
+      height=engine.height,
+      frame_px=engine.frame_px,
     )
 
   def read(self, images: Sequence) -> list[ctc.Reading | ReadError]:
@@ -209,6 +218,14 @@ class Reader:
       )
       for i, line in enumerate(lines)
     ]
+
+
+def _make_best_path(model):
+  """(variables, image) to classes and probabilities, as of `ctc.best_path`."""
+  if hasattr(model, "logits"):
+    decode = jax.jit(ctc.best_path)
+    return lambda _, image: decode(model.logits(image))
+  return jax.jit(lambda v, x: ctc.best_path(model.apply(v, x, train=False)))
 
 
 @dataclasses.dataclass(frozen=True)
