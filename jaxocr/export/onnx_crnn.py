@@ -52,9 +52,8 @@ class Writer:
     graph: What it writes to.
     convs: Those written, in order.
     grids: Of tensors that are rounded: by the tensor as it was before.
-    integer: Whether integers stay integers up to the products: weights behind
-      DequantizeLinear, which engines that compute with 8 bits look for, and
-      the BiLSTM as onnxruntime's DynamicQuantizeLSTM.
+    integer: Whether a BiLSTM of 8-bit weights becomes onnxruntime's
+      DynamicQuantizeLSTM, which computes with them.
   """
 
   def __init__(
@@ -81,6 +80,7 @@ class Writer:
     self.graph, self.integer, self._rounded = graph, integer, rounded
     self.convs: list[Conv] = []
     self.grids: dict[str, Grid] = {}
+    self._codes: set[str] = set()  # Tensors that come from integers.
     self._network, self._ranges = network, ranges
     self._rows = height // 16  # Of features where columns collapse.
 
@@ -216,29 +216,31 @@ class Writer:
     path = f"{name}/{kernel}"
     if layout is None:
       layout = _depthwise_layout if depthwise else _conv_layout
-    weight = self._kernel(path, layout)
+    if x in self._codes and self.graph.is_integer(path):
+      # Integers on both sides: where engines look for an integer product.
+      weight = self.graph.dequantised(path, layout, 0)
+    else:
+      weight = self.graph.kernel(path, layout, path)
     shape = layout(self.graph.values(path)).shape
+    attributes = {"strides": strides} if strides != (1, 1) else {}
+    if pad:  # Stated, not SAME: under a stride the two differ.
+      attributes["pads"] = [(n - 1) // 2 for n in (*shape[2:], *shape[2:])]
+    if depthwise:
+      attributes["group"] = shape[0]
+    offset = self.graph.vector(f"{name}_norm/offset")
     y = self.graph.node(
       "Conv",
       x,
       weight,
-      self.graph.vector(f"{name}_norm/offset"),
+      offset,
       output=name,
-      name=name,
       kernel_shape=shape[2:],
-      strides=strides,
-      pads=[(n - 1) // 2 if pad else 0 for n in (*shape[2:], *shape[2:])],
-      group=shape[0] if depthwise else 1,
+      **attributes,
     )
     if relu:
       y = self.graph.node("Relu", y, output=f"{name}/relu")
     self.convs.append(Conv(y, path, layout, x))
     return y
-
-  def _kernel(self, path, layout, axis=0):
-    if self.integer and self.graph.is_integer(path):
-      return self.graph.dequantised(path, layout, axis)
-    return self.graph.kernel(path, layout, path, axis=axis)
 
   def _quantised(self, x, name):
     """`models.activation.quantised`: rounded to the grid, if it has a range."""
@@ -270,6 +272,7 @@ class Writer:
       graph.constant(f"{name}/zero_point", zero_point, np.uint8),
     )
     codes = graph.node("QuantizeLinear", x, *step, output=f"{name}/codes")
+    self._codes.add(name)
     return graph.node("DequantizeLinear", codes, *step, output=name)
 
   def _collapse(self, x):

@@ -28,8 +28,7 @@ def make_model(
     model: The recogniser.
     stored: Whether weights lie in the file as they are packed; without, as
       float32.
-    integer: Whether 8-bit weights stay integers up to the products, see
-      `onnx_crnn.Writer`.
+    integer: Whether the BiLSTM computes with integers, see `onnx_crnn.Writer`.
     decode: Whether the most probable class of each frame, and its probability,
       are outputs as well.
 

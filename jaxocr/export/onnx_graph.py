@@ -101,14 +101,14 @@ class Graph:
 
   def values(self, path: str) -> np.ndarray:
     """A parameter as floats, float32."""
-    return self._parameter(path).values
+    return self.parameter(path).values
 
   def vector(self, path: str, *, rank: int = 1) -> str:
     """A parameter of one value a channel [C], or [C, 1, 1] for a rank of 3.
 
     Those stored in half precision lie in one array and are widened together.
     """
-    found = self._parameter(path)
+    found = self.parameter(path)
     shape = (-1,) + (1,) * (rank - 1)
     values = found.values.reshape(shape)
     if not self.stored or found.packed.form != "float16":
@@ -131,7 +131,7 @@ class Graph:
     Returns:
       `name`, of shape layout(parameter), or [n, *layout(parameter)].
     """
-    found = [self._parameter(path) for path in paths]
+    found = [self.parameter(path) for path in paths]
     kinds = {type(parameter.packed) for parameter in found}
     if self.stored and kinds == {packed_lib.BitTensor} and axis == 0:
       return self._bits(name, layout, found)
@@ -143,7 +143,7 @@ class Graph:
 
   def rows(self, name: str, layout: weights.Layout, *paths: str) -> str:
     """Parameters side by side, [n, ...], half floats where all of them are."""
-    found = [self._parameter(path) for path in paths]
+    found = [self.parameter(path) for path in paths]
     stacked = np.stack([layout(p.values) for p in found])
     if not self.stored or {p.packed.form for p in found} != {"float16"}:
       return self.constant(name, stacked)
@@ -152,7 +152,7 @@ class Graph:
 
   def is_integer(self, path: str) -> bool:
     """Whether a parameter is stored in integers with a scale and no offset."""
-    tensor = self._parameter(path).packed
+    tensor = self.parameter(path).packed
     is_affine = isinstance(tensor, packed_lib.AffineTensor)
     return is_affine and tensor.zero_point is None
 
@@ -163,7 +163,7 @@ class Graph:
 
     Arguments as of `kernel`. Scales and zero points are [C_out], or [n, C_out].
     """
-    found = [self._parameter(path) for path in paths]
+    found = [self.parameter(path) for path in paths]
     codes = _side_by_side([layout(p.codes) for p in found])
     scale = _side_by_side(
       [p.per_channel("scale", layout, axis).reshape(-1) for p in found]
@@ -179,7 +179,12 @@ class Graph:
     found = self.integer_kernel(path, layout, path, axis=axis)
     return self.node("DequantizeLinear", *found, output=path, axis=axis)
 
-  def _parameter(self, path):
+  def parameter(self, path: str) -> weights.Parameter:
+    """One of the bundle.
+
+    Raises:
+      ValueError: It has none of that path.
+    """
     if path not in self._parameters:
       raise ValueError(
         f"the bundle lacks the parameter {path}; it does not fit its "

@@ -1,5 +1,7 @@
 """ONNX files in onnxruntime, which computes them by itself, beside Flax."""
 
+import copy
+import dataclasses
 import json
 
 import numpy as np
@@ -40,13 +42,13 @@ def _made(tmp_path_factory):
 def test_gives_the_logits_of_flax_at_any_width_and_batch(made, form):
   _, reference, engine, _ = made(form)
   # One session for all: widths follow each other, narrow after wide as well.
-  for width, batch in [(w, b) for w in WIDTHS for b in (1, 3)] + [(64, 3)]:
-    image = tiny.images(width, batch, seed=width + batch)
-    found = engine.logits(image)
-    assert found.shape == (batch, width // 4, tiny.ALPHABET.num_classes)
-    np.testing.assert_allclose(
-      found, reference.logits(image), rtol=0, atol=1e-5
-    )
+  for width in (128, 64, *WIDTHS[2:]) if form == "binary" else (128, 64):
+    image = tiny.images(width, 3, seed=width)
+    wanted = reference.logits(image)
+    assert wanted.shape == (3, width // 4, tiny.ALPHABET.num_classes)
+    for batch in (1, 3):
+      found = engine.logits(image[:batch])
+      np.testing.assert_allclose(found, wanted[:batch], rtol=0, atol=1e-5)
 
 
 def test_names_are_those_of_the_bundle(made):
@@ -124,12 +126,13 @@ def test_finds_features_near_a_threshold(made, monkeypatch):
   assert check.near_threshold(made("float")[0], image).tolist() == [0, 0]
 
 
-def test_ranges_never_seen_leave_features_as_they_are(made, tmp_path):
-  model, _, _, proto = made("mobilenet_int8")
+def test_ranges_never_seen_leave_features_as_they_are(made):
+  model, _, _, proto = made("mobilenet_int4")
   before = sum(n.op_type == "QuantizeLinear" for n in proto.graph.node)
   assert before == 1 + 2 * 6 + 2  # Stem, blocks, frames, context.
-  ranges = model.stored.collections[activation.RANGES]
-  ranges["frames_range"]["count"] = np.int32(0)
-  proto = onnx_file.make_model(model)
+  collections = copy.deepcopy(model.stored.collections)
+  collections[activation.RANGES]["frames_range"]["count"] = np.int32(0)
+  stored = dataclasses.replace(model.stored, collections=collections)
+  proto = onnx_file.make_model(dataclasses.replace(model, stored=stored))
   after = sum(n.op_type == "QuantizeLinear" for n in proto.graph.node)
   assert after == before - 1

@@ -33,11 +33,11 @@ FORMS = {
     {"backbone": "mobilenet", "binary_activations": False},
     rules_lib.ALL_FLOAT,
   ),
-  "mobilenet_int8": (
+  "mobilenet_int4": (
     {
       "backbone": "mobilenet",
       "binary_activations": False,
-      "activation_bits": 8,
+      "activation_bits": 4,
     },
     INT8_RULES,
   ),
