@@ -143,7 +143,9 @@ def _add_export(commands) -> None:
   export.add_argument("model", metavar="MODEL", help=_MODEL_HELP)
   export.add_argument("--to", required=True, choices=("onnx", "mnn"))
   export.add_argument(
-    "--out", metavar="FILE", help="default: named like the model, in this folder"
+    "--out",
+    metavar="FILE",
+    help="default: named like the model, in this folder",
   )
   export.add_argument(
     "--int8",

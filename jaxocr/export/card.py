@@ -84,7 +84,9 @@ def golden(
     if reading.text == text:
       break
   # The one read right; without one, the first.
-  drawn, pixels, read, classes = tried[-1 if tried[-1][0] == tried[-1][2] else 0]
+  drawn, pixels, read, classes = tried[
+    -1 if tried[-1][0] == tried[-1][2] else 0
+  ]
   return {
     "width": pixels.shape[1],
     "height": height,
@@ -105,9 +107,7 @@ def draw(text: str, height: int) -> np.ndarray:
   """A text in the first default font, dark on light, [height, W] uint8."""
   face = atlas.default_fonts()[0].path
   font = PIL.ImageFont.truetype(face, round(height * 0.75))
-  width = preprocess.bucket_width(
-    round(font.getlength(text)) + 2 * _MARGIN_PX
-  )
+  width = preprocess.bucket_width(round(font.getlength(text)) + 2 * _MARGIN_PX)
   image = PIL.Image.new("L", (width, height), 230)
   PIL.ImageDraw.Draw(image).text(
     (_MARGIN_PX, height // 2), text, fill=30, font=font, anchor="lm"

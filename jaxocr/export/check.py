@@ -157,12 +157,18 @@ def near_threshold(model, image: np.ndarray) -> np.ndarray:
   counts = np.zeros(len(image), int)
   if not getattr(model.network, "binary_activations", False):
     return counts
-  _, seen = model.network.apply(
-    model.stored.variables(),
-    image,
-    capture_intermediates=lambda module, _: module.name == "threshold",
-    mutable=["intermediates"],
-  )
+
+  @jax.jit
+  def look(variables, image):
+    _, seen = model.network.apply(
+      variables,
+      image,
+      capture_intermediates=lambda module, _: module.name == "threshold",
+      mutable=["intermediates"],
+    )
+    return seen
+
+  seen = look(model.stored.variables(), image)
   for features in jax.tree.leaves(seen):
     inside = np.abs(np.asarray(features)) < NEAR
     counts += inside.reshape(len(image), -1).sum(axis=1)

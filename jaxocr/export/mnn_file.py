@@ -6,7 +6,7 @@ its command-line tools install packages and send usage data, its extension does
 not, but it may end the process that it runs in.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import importlib.util
 import json
 import pathlib
@@ -62,7 +62,7 @@ def save(
   _require_mnn()
   if flavour not in FLAVOURS:
     raise ValueError(f"flavour={flavour!r}; choose one of {FLAVOURS}")
-  writer = onnx_file.start(model, stored=False, rounded=False)
+  writer = onnx_file.start(model, stored=False, for_mnn=True)
   frames = ("N", "T", model.network.num_classes)
   proto = onnx_file.finish(writer, model, {writer.write(): ("float", frames)})
   layers = integer_layers(writer) if int8 else []
@@ -244,14 +244,14 @@ def _convert(folder: pathlib.Path, *arguments: str) -> None:
 
 
 def _reason(said: str) -> str:
-  """The line that looks most like it: one that tells of an error, or the last.
+  """The first line that tells of an error, or the last.
 
   An operator that MNN lacks is named in it.
   """
-  lines: Sequence[str] = [line.strip() for line in said.splitlines() if line]
+  lines = [line.strip() for line in said.splitlines() if line.strip()]
   words = ("not support", "error", "fail", "unknown", "can't")
   bad = [line for line in lines if any(w in line.lower() for w in words)]
-  return (bad or lines or ["it said nothing"])[-1]
+  return bad[0] if bad else (lines or ["it said nothing"])[-1]
 
 
 def _require_mnn() -> None:

@@ -52,6 +52,7 @@ class Writer:
     graph: What it writes to.
     convs: Those written, in order.
     grids: Of tensors that are rounded: by the tensor as it was before.
+    has_integers: Whether something was written that computes with integers.
     integer: Whether a BiLSTM of 8-bit weights becomes onnxruntime's
       DynamicQuantizeLSTM, which computes with them.
   """
@@ -64,7 +65,7 @@ class Writer:
     *,
     height: int,
     integer: bool = False,
-    rounded: bool = True,
+    for_mnn: bool = False,
   ):
     """Prepares to write.
 
@@ -74,11 +75,13 @@ class Writer:
       height: Of its images, pixels.
       ranges: Of its activations, path -> array: `low`, `high`, `count` of each.
       integer: See the class.
-      rounded: Whether features are rounded in the graph; without, `grids` says
-        which ought to be.
+      for_mnn: Whether MNN's converter is to read it: features are not rounded
+        in the graph, `grids` says which ought to be; and what MNN is slow at is
+        said otherwise.
     """
-    self.graph, self.integer, self._rounded = graph, integer, rounded
+    self.graph, self.integer, self._for_mnn = graph, integer, for_mnn
     self.convs: list[Conv] = []
+    self.has_integers = False
     self.grids: dict[str, Grid] = {}
     self._codes: set[str] = set()  # Tensors that come from integers.
     self._network, self._ranges = network, ranges
@@ -90,9 +93,7 @@ class Writer:
     doubled = graph.node(
       "Mul", IMAGE, graph.constant("two", 2.0), output="doubled"
     )
-    x = graph.node(
-      "Sub", doubled, graph.constant("one", 1.0), output="centred"
-    )
+    x = graph.node("Sub", doubled, graph.constant("one", 1.0), output="centred")
     if self._network.backbone == "mobilenet":
       x = self._mobilenet(x)
     else:
@@ -154,8 +155,17 @@ class Writer:
     return self._rprelu(x, f"{name}/bend")
 
   def _sign(self, x, name):
-    """+1 where x >= 0, else -1: ONNX's Sign has a zero."""
+    """+1 where x >= 0, else -1: ONNX's Sign has a zero.
+
+    MNN moves features to another layout for a Where; two of its signs, with a
+    half between them, take a quarter of the time of the network with it.
+    """
     graph = self.graph
+    if self._for_mnn:
+      x = graph.node("Sign", x, output=f"{name}/or_zero")
+      half = graph.constant("half", 0.5)
+      x = graph.node("Add", x, half, output=f"{name}/without_zero")
+      return graph.node("Sign", x, output=name)
     positive = graph.node(
       "GreaterOrEqual",
       x,
@@ -177,7 +187,13 @@ class Writer:
   def _rprelu(self, x, name):
     """`layers.RPReLU`."""
     x = self._shifted(x, f"{name}/before")
-    slope = self.graph.vector(f"{name}/slope", rank=3)
+    # MNN takes a slope that lies as its features do.
+    slope = f"{name}/slope"
+    if self._for_mnn:
+      values = self.graph.values(slope)[None, :, None, None]
+      slope = self.graph.constant(slope, values)
+    else:
+      slope = self.graph.vector(slope, rank=3)
     x = self.graph.node("PRelu", x, slope, output=f"{name}/prelu")
     return self._shifted(x, f"{name}/after")
 
@@ -219,6 +235,7 @@ class Writer:
     if x in self._codes and self.graph.is_integer(path):
       # Integers on both sides: where engines look for an integer product.
       weight = self.graph.dequantised(path, layout, 0)
+      self.has_integers = True
     else:
       weight = self.graph.kernel(path, layout, path)
     shape = layout(self.graph.values(path)).shape
@@ -253,7 +270,7 @@ class Writer:
     )
     scale, zero_point = np.float32(scale), int(zero_point)
     self.grids[x] = Grid(scale, zero_point, grid.highest)
-    if not self._rounded:
+    if self._for_mnn:
       return x
     graph = self.graph
     if bits < 8:  # ONNX has no narrower codes.
@@ -280,10 +297,10 @@ class Writer:
     x = self._conv(
       x, "collapse", layout=functools.partial(_column_layout, rows=self._rows)
     )
-    x = self.graph.node(
+    x = self._quantised(x, "frames_range")
+    return self.graph.node(
       "Squeeze", x, self.graph.integers(2), output="collapse/columns"
     )
-    return self._quantised(x, "frames_range")
 
   def _bilstm(self, x):
     """[N, P, T] to [N, T, 2 * hidden]."""
@@ -300,6 +317,7 @@ class Writer:
         for name, pair in zip(names, paths, strict=True)
       ]
       (w, *w_grid), (r, *r_grid) = kernels
+      self.has_integers = True
       bias = self._lstm_bias()
       y, *_ = graph.nodes(
         "DynamicQuantizeLSTM",
@@ -326,7 +344,9 @@ class Writer:
     """[2, 8 * hidden]: those of the inputs, then none for the recurrence."""
     graph = self.graph
     bias = graph.rows(
-      "bilstm/bias", lambda b: _lstm_layout(b[None])[:, 0], *_both("bilstm/bias")
+      "bilstm/bias",
+      lambda b: _lstm_layout(b[None])[:, 0],
+      *_both("bilstm/bias"),
     )
     pads = graph.integers(0, 0, 0, 4 * self._network.hidden)
     return graph.node("Pad", bias, pads, output="bilstm/biases")

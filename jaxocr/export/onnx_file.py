@@ -34,18 +34,27 @@ def make_model(
 
   Raises:
     ModuleNotFoundError: onnx is not installed.
-    ValueError: The network has a layer that this cannot write.
+    ValueError: The bundle lacks a parameter; or `integer` is asked of one that
+      has nothing for it.
   """
   writer = start(model, stored=stored, integer=integer)
   logits = writer.write()
+  if integer and not writer.has_integers:
+    raise ValueError(
+      "this recogniser has neither a BiLSTM of 8-bit weights nor features of 8 "
+      "bits, which int8 needs; train one with --experiment=qat_crnn, or export "
+      "without int8"
+    )
   outputs = {logits: ("float", (*_FRAMES, model.network.num_classes))}
   if decode:
     outputs |= _decode(writer.graph, logits)
   return finish(writer, model, outputs)
 
 
-def start(model, *, stored: bool, integer: bool = False, rounded: bool = True):
-  """An `onnx_crnn.Writer` of a `reader.Model`; arguments are its own."""
+def start(
+  model, *, stored: bool = True, integer: bool = False, for_mnn: bool = False
+):
+  """An `onnx_crnn.Writer` of a `reader.Model`; see there."""
   ranges = flax.traverse_util.flatten_dict(
     model.stored.collections.get(activation.RANGES, {}), sep="/"
   )
@@ -55,7 +64,7 @@ def start(model, *, stored: bool, integer: bool = False, rounded: bool = True):
     ranges,
     height=model.height,
     integer=integer,
-    rounded=rounded,
+    for_mnn=for_mnn,
   )
 
 
@@ -89,7 +98,9 @@ def save(path: str | os.PathLike, model: Any) -> None:
 
 def describe(model: Any) -> str:
   """An onnx.ModelProto in a few words."""
-  opsets = {entry.domain or "ONNX": entry.version for entry in model.opset_import}
+  opsets = {
+    entry.domain or "ONNX": entry.version for entry in model.opset_import
+  }
   named = ", ".join(f"{domain} opset {n}" for domain, n in opsets.items())
   return f"IR {model.ir_version}, {named}, {len(model.graph.node)} nodes"
 

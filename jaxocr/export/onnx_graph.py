@@ -302,7 +302,7 @@ def _side_by_side(arrays):
 
 
 def _unpack_bits(helper):
-  """(bits, scale, inputs, shape) -> +-scale; see `compress.packed.BitTensor`."""
+  """(bits, scale, inputs, shape) -> +-scale; see `packed.BitTensor`."""
   node = helper.make_node
   return helper.make_function(
     DOMAIN,

@@ -38,7 +38,7 @@ def _made(tmp_path_factory):
   return make
 
 
-@pytest.mark.parametrize("form", tiny.FORMS)
+@pytest.mark.parametrize("form", ["float", "binary", "int8", "mobilenet"])
 def test_gives_the_logits_of_flax_at_any_width_and_batch(made, form):
   _, reference, engine, _ = made(form)
   # One session for all: widths follow each other, narrow after wide as well.
@@ -49,6 +49,39 @@ def test_gives_the_logits_of_flax_at_any_width_and_batch(made, form):
     for batch in (1, 3):
       found = engine.logits(image[:batch])
       np.testing.assert_allclose(found, wanted[:batch], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["qat", "mobilenet_int4"])
+def test_rounds_features_as_flax_does(made, form):
+  _, reference, engine, proto = made(form)
+  image = tiny.images(64, 3)
+  wanted = reference.logits(image)
+  # As it is written, without what onnxruntime makes of integers.
+  options = onnxruntime.SessionOptions()
+  options.graph_optimization_level = (
+    onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+  )
+  session = onnxruntime.InferenceSession(proto.SerializeToString(), options)
+  (found,) = session.run(["logits"], {"image": image[:, None, :, :, 0]})
+  np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+  # Its integer products decide otherwise where a feature is half-way between
+  # two codes, which 4 bits have far apart.
+  error = np.abs(engine.logits(image) - wanted)
+  assert np.median(error) < (0.02 if form == "qat" else 1e-5)
+
+
+def test_a_bilstm_of_integers(made, tmp_path):
+  model, reference, *_ = made("int8")
+  proto = onnx_file.make_model(model, integer=True)
+  assert "DynamicQuantizeLSTM" in [node.op_type for node in proto.graph.node]
+  onnx_file.save(tmp_path / "m.onnx", proto)
+  image = tiny.images(64, 3)
+  wanted = reference.logits(image)
+  found = engines.OnnxEngine(tmp_path / "m.onnx", threads=1).logits(image)
+  # Features are rounded to 8 bits of their range in each call.
+  assert np.abs(found - wanted).max() < 0.1 * wanted.std()
+  with pytest.raises(ValueError, match="neither a BiLSTM of 8-bit weights"):
+    onnx_file.make_model(made("float")[0], integer=True)
 
 
 def test_names_are_those_of_the_bundle(made):

@@ -29,6 +29,10 @@ FORMS = {
   "float": ({"binary_activations": False}, None),
   "binary": ({}, rules_lib.BINARY_SHIPPED),
   "int8": ({"binary_activations": False}, INT8_RULES),
+  "qat": (
+    {"binary_activations": False, "activation_bits": 8},
+    INT8_RULES,
+  ),
   "mobilenet": (
     {"backbone": "mobilenet", "binary_activations": False},
     rules_lib.ALL_FLOAT,
