@@ -76,9 +76,16 @@ def export(
   target = pathlib.Path(out or f"{path.stem}.{to}")
   if target.suffix != f".{to}":
     raise ValueError(f"--out {target}: call it NAME.{to}")
-  said, stated, reference = write(
-    found, target, int8=int8, decode=decode, flavour=flavour
-  )
+  if not target.parent.is_dir():
+    raise ValueError(f"--out {target}: there is no folder {target.parent}")
+  try:
+    said, stated, reference = write(
+      found, target, int8=int8, decode=decode, flavour=flavour
+    )
+  except OSError as error:
+    raise ValueError(
+      f"--out {target} cannot be written ({error.strerror}); choose another"
+    ) from error
   yield (
     f"{target}: {target.stat().st_size:,} bytes, {said}; "
     f"{path.name} {path.stat().st_size:,} bytes, "
@@ -107,15 +114,19 @@ def write(
   from jaxocr.export import mnn_file
   from jaxocr.export import onnx_file
 
+  reference = engines.JaxEngine(model)
+  stated = card.make(model, reference)
   if target.suffix == ".mnn":
     said = mnn_file.save(target, model, flavour=flavour, int8=int8)
   else:
     proto = onnx_file.make_model(model, integer=int8, decode=decode)
     onnx_file.save(target, proto)
     said = onnx_file.describe(proto)
-  reference = engines.JaxEngine(model)
-  stated = card.make(model, reference)
-  card.save(target, stated)
+  try:
+    card.save(target, stated)
+  except OSError:
+    target.unlink()  # Nobody can use one without the other.
+    raise
   return said, stated, reference
 
 

@@ -4,9 +4,13 @@ All take the same images and give the same logits, so that one preprocessing and
 one decoder serve them all.
 """
 
+from collections.abc import Iterator
+import contextlib
+import ctypes
 import json
 import os
 import pathlib
+import sys
 from typing import Protocol
 
 import jax
@@ -114,7 +118,8 @@ class MnnEngine:
       ValueError: It is no such file.
     """
     try:
-      import MNN
+      with _unheard():
+        import MNN
     except ModuleNotFoundError as error:
       raise _missing("MNN") from error
     path = pathlib.Path(path)
@@ -123,18 +128,19 @@ class MnnEngine:
     sizes = stated["preprocess"]
     self.height, self.frame_px = sizes["height"], sizes["frame_px"]
     path.open("rb").close()  # MNN itself prints, and goes on with nothing.
-    self._nn, self._numpy, self._expr = MNN.nn, MNN.numpy, MNN.expr
-    # One made here: without, MNN shares one with all modules of the process.
-    self._runtime = MNN.nn.create_runtime_manager(
-      ({"backend": "CPU", "numThread": max(1, threads), "precision": "high"},)
-    )
-    self._module = MNN.nn.load_module_from_file(
-      os.fspath(path),
-      ["image"],
-      ["logits"],
-      runtime_manager=self._runtime,
-      shape_mutable=True,  # Else another width gives the last one's logits.
-    )
+    self._expr = MNN.expr
+    with _unheard():
+      # One made here: without, MNN shares one with all modules of the process.
+      self._runtime = MNN.nn.create_runtime_manager(
+        ({"backend": "CPU", "numThread": max(1, threads), "precision": "high"},)
+      )
+      self._module = MNN.nn.load_module_from_file(
+        os.fspath(path),
+        ["image"],
+        ["logits"],
+        runtime_manager=self._runtime,
+        shape_mutable=True,  # Else another width gives the last one's logits.
+      )
     if self._module is None:
       raise ValueError(f"{path}: MNN cannot open it; export it again")
 
@@ -165,6 +171,23 @@ def open_engine(path: str | os.PathLike, *, threads: int = 0) -> Engine:
   if name == "onnx":
     return OnnxEngine(path, threads=threads)
   return MnnEngine(path, threads=threads)
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+  """Without what C code prints to stdout, where readings belong."""
+  flush = ctypes.CDLL(None).fflush if os.name == "posix" else (lambda _: None)
+  sys.stdout.flush()
+  flush(None)
+  kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+  try:
+    os.dup2(nowhere, 1)
+    yield
+  finally:
+    flush(None)
+    os.dup2(kept, 1)
+    os.close(kept)
+    os.close(nowhere)
 
 
 def _missing(package: str) -> ModuleNotFoundError:
