@@ -3,6 +3,7 @@
   jaxocr read [--model MODEL] IMG [IMG...] [--json] [--chars]
   jaxocr models
   jaxocr info MODEL [--json]
+  jaxocr export MODEL --to onnx|mnn [--int8] [--check]
   jaxocr inspect RUN IMG --out FOLDER
   jaxocr render --out sheet.png
   jaxocr data stats|show|convert|split PATH
@@ -29,6 +30,7 @@ from jaxocr import data_cli
 from jaxocr import decode_cli
 from jaxocr import describe
 from jaxocr import eval_cli
+from jaxocr import exporting
 from jaxocr import zoo
 
 OK, SOME_FAILED, WRONG_USAGE = 0, 1, 2
@@ -74,6 +76,7 @@ def _make_parser() -> argparse.ArgumentParser:
   _add_read(commands)
   _add_models(commands)
   _add_info(commands)
+  _add_export(commands)
   _add_inspect(commands)
   _add_render(commands)
   for part in (data_cli, eval_cli, calibrate_cli):
@@ -91,6 +94,13 @@ def _add_read(commands) -> None:
     "--model",
     metavar="MODEL",
     help=f"{_MODEL_HELP} (default: {zoo.DEFAULT})",
+  )
+  read.add_argument(
+    "--engine",
+    choices=("jax", "onnx", "mnn"),
+    default="jax",
+    help="what computes; for onnx and mnn MODEL may be a file that `jaxocr "
+    "export` wrote (default: jax, or by the suffix of such a file)",
   )
   read.add_argument(
     "images", nargs="+", metavar="IMG", help="image of one line"
@@ -138,6 +148,53 @@ def _add_info(commands) -> None:
   info.add_argument("model", metavar="MODEL", help=_MODEL_HELP)
   info.add_argument("--json", action="store_true", help="as one JSON object")
   info.set_defaults(command=_info)
+
+
+def _add_export(commands) -> None:
+  export = commands.add_parser(
+    "export",
+    help="write a recogniser as ONNX or MNN, and prove it",
+    description="Writes FILE.onnx or FILE.mnn, and FILE.onnx.json or "
+    "FILE.mnn.json with the alphabet, the preprocessing and a line to test "
+    "oneself with.",
+  )
+  export.add_argument("model", metavar="MODEL", help=_MODEL_HELP)
+  export.add_argument("--to", required=True, choices=("onnx", "mnn"))
+  export.add_argument(
+    "--out",
+    metavar="FILE",
+    help="default: named like the model, in this folder",
+  )
+  export.add_argument(
+    "--int8",
+    action="store_true",
+    help="compute with 8-bit integers where the model has them",
+  )
+  export.add_argument(
+    "--decode",
+    action="store_true",
+    help="ONNX: the best class of each frame is an output as well",
+  )
+  export.add_argument(
+    "--flavour",
+    choices=("fast", "small"),
+    default="fast",
+    help="MNN: fast keeps the LSTM's weights float (default: fast)",
+  )
+  export.add_argument(
+    "--check",
+    action="store_true",
+    help="run the file beside the model: logits, strings, accuracy, time",
+  )
+  export.add_argument(
+    "--labels",
+    metavar="TSV",
+    help="real lines for --check, a file of path<TAB>label",
+  )
+  export.add_argument(
+    "--threads", type=_positive, default=1, help="of --check (default: 1)"
+  )
+  export.set_defaults(command=_export)
 
 
 def _add_inspect(commands) -> None:
@@ -215,8 +272,10 @@ def _read(args: argparse.Namespace) -> int:
   from jaxocr import reader as reader_lib
 
   try:
-    reader = reader_lib.Reader.load(args.model, **decode_cli.options(args))
-  except (OSError, ValueError) as error:
+    reader = exporting.open_reader(
+      args.model, args.engine, **decode_cli.options(args)
+    )
+  except (ImportError, OSError, ValueError) as error:
     return _fail(error)
   code = OK
   for start in range(0, len(args.images), _READ_AT_ONCE):
@@ -327,6 +386,16 @@ def _info(args: argparse.Namespace) -> int:
     print(json.dumps(describe.fields(path, model)))
   else:
     print(_printable(describe.text(path, model), sys.stdout))
+  return OK
+
+
+def _export(args: argparse.Namespace) -> int:
+  settings = {k: v for k, v in vars(args).items() if k != "command"}
+  try:
+    for line in exporting.export(**settings):
+      print(_printable(line, sys.stdout), flush=True)
+  except (ImportError, OSError, ValueError) as error:
+    return _fail(error)
   return OK
 
 

@@ -5,18 +5,16 @@ for reading in reader(["line.png", array]):
   print(reading.text, reading.score, reading.chars)
 
 An image goes to a batch of lines of its width; an engine makes logits of the
-batch (`Logits`); `text.decode` makes text of these.
+batch (`engines.Logits`); `text.decode` makes text of these.
 """
 
 import collections
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import os
 import pathlib
-import threading
 from typing import Any
 
-import jax
 import numpy as np
 import PIL.Image
 
@@ -26,6 +24,7 @@ from jaxocr.compress import rules as rules_lib
 from jaxocr.data import page as page_lib
 from jaxocr.data import preprocess
 from jaxocr.export import bundle
+from jaxocr.export import engines
 from jaxocr.models import crnn
 from jaxocr.models import fold
 from jaxocr.text import alphabet as alphabet_lib
@@ -33,10 +32,6 @@ from jaxocr.text import ctc
 from jaxocr.text import decode
 
 BUNDLE_NAME = bundle.BUNDLE_NAME
-
-# An engine: images [B, H, W, 1] float32 in [0, 1] -> logits [B, T, K] float32.
-# Called from several threads at once.
-Logits = Callable[[np.ndarray], np.ndarray]
 
 # A batch has as many lines as fit in so many columns of pixels, whatever comes:
 # one shape a width, so one program a width, and one line costs as little.
@@ -143,38 +138,12 @@ def load_model(path: str | os.PathLike) -> Model:
   return Model(found, network, alphabet, height, frame_px)
 
 
-def make_logits(model, variables) -> Logits:
-  """The engine that computes with JAX; each shape is compiled once.
-
-  Args:
-    model: Flax module that maps [B, H, W, 1] to logits [B, T, K].
-    variables: Its variables, as they are to be applied.
-  """
-  variables = jax.device_put(variables)
-  apply = jax.jit(lambda v, image: model.apply(v, image, train=False))
-  programs: dict[tuple[int, ...], Any] = {}
-  lock = threading.Lock()
-
-  def logits(image: np.ndarray) -> np.ndarray:
-    program = programs.get(image.shape)
-    if program is None:
-      with lock:  # Another thread may have compiled it meanwhile.
-        program = programs.get(image.shape)
-        if program is None:
-          program = apply.lower(variables, image).compile()
-          programs[image.shape] = program
-    return np.asarray(program(variables, image))
-
-  logits.programs = programs
-  return logits
-
-
 class Reader:
   """Reads lines with a trained recogniser; may be shared by threads."""
 
   def __init__(
     self,
-    logits: Logits,
+    logits: engines.Logits,
     alphabet: alphabet_lib.Alphabet,
     *,
     height: int = preprocess.HEIGHT_PX,
@@ -226,7 +195,7 @@ class Reader:
     compiled.keep()
     found = load_model(find_model(model))
     return cls(
-      make_logits(*found.deployed()),
+      engines.make_logits(*found.deployed()),
       found.alphabet,
       height=found.height,
       frame_px=found.frame_px,
@@ -238,6 +207,22 @@ class Reader:
     """As `read`; one image by itself gives a list of one."""
     single = (str, bytes, os.PathLike, np.ndarray, PIL.Image.Image)
     return self.read([images] if isinstance(images, single) else images)
+
+  @classmethod
+  def of_engine(cls, engine: engines.Engine, **decoding: Any) -> "Reader":
+    """A reader that computes with another engine than JAX.
+
+    Args:
+      engine: Of an exported file, say.
+      **decoding: Arguments of `decode.make_decoding`: beam, lexicon, ...
+    """
+    return cls(
+      engine.logits,
+      engine.alphabet,
+      height=engine.height,
+      frame_px=engine.frame_px,
+      decoding=decode.make_decoding(engine.alphabet, **decoding),
+    )
 
   def read(self, images: Sequence) -> list[ctc.Reading | ReadError]:
     """Reads lines.

@@ -20,6 +20,7 @@ from jaxocr.compress import rules as rules_lib
 from jaxocr.data import preprocess
 from jaxocr.data import real
 from jaxocr.export import bundle
+from jaxocr.export import engines
 from jaxocr.models import crnn
 import jaxocr.reader as reader_lib
 from jaxocr.text import alphabet as alphabet_lib
@@ -52,7 +53,7 @@ def _image(text, *, cell=8, gap=4, height=32, paper=255):
 
 @pytest.fixture(scope="module")
 def reader():
-  return reader_lib.Reader(reader_lib.make_logits(_Levels(), {}), ALPHABET)
+  return reader_lib.Reader(engines.make_logits(_Levels(), {}), ALPHABET)
 
 
 def test_reads_text_and_places(reader):
@@ -128,7 +129,7 @@ def test_no_images(reader):
 
 
 def test_a_width_is_compiled_once():
-  logits = reader_lib.make_logits(_Levels(), {})
+  logits = engines.make_logits(_Levels(), {})
   reader = reader_lib.Reader(logits, ALPHABET, batch_columns=256)
   image = _image("ab")[0]
   for count in (1, 2, 3, 4, 5, 9):
@@ -141,7 +142,7 @@ def test_a_width_is_compiled_once():
 
 
 def test_threads_share_a_reader():
-  logits = reader_lib.make_logits(_Levels(), {})
+  logits = engines.make_logits(_Levels(), {})
   reader = reader_lib.Reader(logits, ALPHABET)
   compiled, lower = [], jax.stages.Lowered.compile
   texts = [text * n for n in (1, 3, 9) for text in ("ab", "cd", "da")] * 4
@@ -397,7 +398,7 @@ def test_tensors_of_others_are_refused(tmp_path):
 
 def test_height_is_the_networks():
   assert preprocess.HEIGHT_PX == 32
-  logits = reader_lib.make_logits(_Levels(), {})
+  logits = engines.make_logits(_Levels(), {})
   reader = reader_lib.Reader(logits, ALPHABET, height=64, frame_px=4)
   image, places = _image("ab", cell=16, gap=8, height=64)
   (reading,) = reader.read([image])

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxocr.compress import binarise
+from jaxocr.models import activation
 from jaxocr.models import layers
 from jaxocr.models import norm as norm_lib
 
@@ -33,6 +34,9 @@ class BinaryConv(nn.Module):
     binary_activations: Whether the features entering the convolution are
       signs; otherwise they enter as they are.
     sign: Surrogate gradient of these signs, one of `SIGNS`.
+    activation_bits: Width of what enters and leaves the convolution where it
+      enters as it is; None leaves it float.
+    freeze_after: Batches after which its ranges stay.
     folded: Whether the kernel has the gain of BatchNorm.
     dtype: Of the computation.
   """
@@ -41,6 +45,8 @@ class BinaryConv(nn.Module):
   strides: layers.Strides = (1, 1)
   binary_activations: bool = True
   sign: str = "approx"
+  activation_bits: int | None = None
+  freeze_after: int = 1000
   folded: bool = False
   dtype: jnp.dtype = jnp.float32
 
@@ -53,6 +59,7 @@ class BinaryConv(nn.Module):
     if self.binary_activations:
       features = sign(features, hardness, self.sign)
       pad_value = 1.0
+    features = self._quantised("in_range", features, train)
     kernel = layers.Kernel(
       shape=(size, size, channels, channels),
       fan_in=size * size * channels,
@@ -69,9 +76,19 @@ class BinaryConv(nn.Module):
     features = norm_lib.batch_norm(
       train=train, dtype=self.dtype, name="conv_norm", folded=self.folded
     )(features)
+    features = self._quantised("out_range", features, train)
     if self.strides != (1, 1):
       x = layers.average_pool(x, self.strides)
     return layers.RPReLU(name="bend")(features + x)
+
+  def _quantised(self, name, x, train):
+    return activation.quantised(
+      x,
+      bits=None if self.binary_activations else self.activation_bits,
+      freeze_after=self.freeze_after,
+      train=train,
+      name=name,
+    )
 
 
 class BinaryBlock(nn.Module):
@@ -84,6 +101,8 @@ class BinaryBlock(nn.Module):
   double: bool = False
   binary_activations: bool = True
   sign: str = "approx"
+  activation_bits: int | None = None
+  freeze_after: int = 1000
   folded: bool = False
   dtype: jnp.dtype = jnp.float32
 
@@ -92,6 +111,8 @@ class BinaryBlock(nn.Module):
     shared = dict(
       binary_activations=self.binary_activations,
       sign=self.sign,
+      activation_bits=self.activation_bits,
+      freeze_after=self.freeze_after,
       folded=self.folded,
       dtype=self.dtype,
     )
@@ -119,6 +140,9 @@ class BinaryBackbone(nn.Module):
     binary_activations: False leaves the features real: the float twin, or
       binary weights only.
     sign: Surrogate gradient of the signs, one of `SIGNS`.
+    activation_bits: Width of real features around each convolution; None
+      leaves them float.
+    freeze_after: Batches after which their ranges stay.
     folded: Whether kernels have the gains of BatchNorm, see `models.fold`.
     dtype: Of the computation.
   """
@@ -134,6 +158,8 @@ class BinaryBackbone(nn.Module):
   )
   binary_activations: bool = True
   sign: str = "approx"
+  activation_bits: int | None = None
+  freeze_after: int = 1000
   folded: bool = False
   dtype: jnp.dtype = jnp.float32
 
@@ -165,6 +191,8 @@ class BinaryBackbone(nn.Module):
         double=double,
         binary_activations=self.binary_activations,
         sign=self.sign,
+        activation_bits=self.activation_bits,
+        freeze_after=self.freeze_after,
         folded=self.folded,
         dtype=self.dtype,
         name=f"block{index}",

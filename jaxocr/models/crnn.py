@@ -30,7 +30,7 @@ class CRNN(nn.Module):
     projection: Channels of a frame entering the BiLSTM.
     hidden: LSTM units in each direction.
     activation_bits: Width of the features that enter the BiLSTM and the head,
-      and of a `mobilenet` backbone's; None leaves them float.
+      and of a backbone's that are not signs; None leaves them float.
     freeze_after: Batches after which their ranges stay.
     folded: Whether the kernels have the gains of BatchNorm, as in all that is
       shipped; see `models.fold`.
@@ -80,6 +80,9 @@ class CRNN(nn.Module):
     # Centred, so that dark-on-light and its negative differ in sign only.
     features = self._backbone()(image * 2 - 1, hardness, train=train)
     batch, height, frames, channels = features.shape
+    if self.backbone == "binary" and not self.binary_activations:
+      # What a `mobilenet` gives is rounded already.
+      features = self._quantised("columns_range", features, train)
     columns = jnp.moveaxis(features, 1, 2).reshape(
       batch, frames, height * channels
     )
@@ -139,5 +142,9 @@ class CRNN(nn.Module):
         **shared,
       )
     return binary.BinaryBackbone(
-      binary_activations=self.binary_activations, sign=self.sign, **shared
+      binary_activations=self.binary_activations,
+      sign=self.sign,
+      activation_bits=self.activation_bits,
+      freeze_after=self.freeze_after,
+      **shared,
     )

@@ -23,13 +23,16 @@ _SUFFIX = "_norm"
 PyTree = Any
 
 
-def fold(params: PyTree, collections: Mapping[str, PyTree]) -> PyTree:
+def fold(
+  params: PyTree, collections: Mapping[str, PyTree], *, xp: Any = jnp
+) -> PyTree:
   """Parameters of the same model with `folded=True`, which has no moments.
 
   Args:
     params: Of a model whose norms are called NAME_norm beside the layer NAME
       or its only kernel.
     collections: With the moments in `batch_stats`; without, nothing is folded.
+    xp: `numpy` folds on the host, in the precision of the arrays.
 
   Returns:
     A new tree: kernels scaled, each norm's parameters replaced by `offset`.
@@ -42,10 +45,10 @@ def fold(params: PyTree, collections: Mapping[str, PyTree]) -> PyTree:
   for path in [p[:-1] for p in moments if p[-1] == "mean"]:
     scale, bias = flat.pop((*path, "scale")), flat.pop((*path, "bias"))
     mean, var = moments[*path, "mean"], moments[*path, "var"]
-    gain = scale / jnp.sqrt(var + norm_lib.NORM_EPSILON)
+    gain = scale / xp.sqrt(var + norm_lib.NORM_EPSILON)
     kernel = _kernel_before(flat, path)
     along = (1,) * (flat[kernel].ndim - 1) + gain.shape
-    flat[kernel] = _scaled(flat[kernel], gain.reshape(along))
+    flat[kernel] = _scaled(flat[kernel], gain.reshape(along), xp)
     flat[*path, "offset"] = bias - mean * gain
   return flax.traverse_util.unflatten_dict(flat)
 
@@ -58,7 +61,7 @@ def pack_folded(
   return rules_lib.pack(fold(params, collections), rules)
 
 
-def _scaled(kernel, gain):
+def _scaled(kernel, gain, xp):
   """kernel * gain, with the sign that sign(kernel) * gain has.
 
   A weight of 0 counts as +1, so under a negative gain it has to end below 0;
@@ -66,9 +69,9 @@ def _scaled(kernel, gain):
   """
   product = kernel * gain
   negative = ((kernel < 0) != (gain < 0)) & (gain != 0)
-  least = jnp.finfo(product.dtype).tiny  # Smaller ones may be flushed to 0.
-  lost = negative & (jnp.abs(product) < least)
-  return jnp.where(lost, -least, product)
+  least = xp.finfo(product.dtype).tiny  # Smaller ones may be flushed to 0.
+  lost = negative & (xp.abs(product) < least)
+  return xp.where(lost, -least, product)
 
 
 def _kernel_before(flat, norm: tuple[str, ...]) -> tuple[str, ...]:

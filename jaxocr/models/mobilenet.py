@@ -21,6 +21,8 @@ class SeparableConv(nn.Module):
 
   channels: int
   strides: layers.Strides = (1, 1)
+  activation_bits: int | None = None
+  freeze_after: int = 1000
   folded: bool = False
   dtype: jnp.dtype = jnp.float32
 
@@ -31,6 +33,13 @@ class SeparableConv(nn.Module):
     kernel = layers.Kernel((3, 3, inputs), 9, self.dtype, name="depthwise")()
     x = depthwise.depthwise_conv(x, kernel, strides=self.strides)
     x = nn.relu(norm_lib.batch_norm(name="depthwise_norm", **norm)(x))
+    x = activation.quantised(
+      x,
+      bits=self.activation_bits,
+      freeze_after=self.freeze_after,
+      train=train,
+      name="depthwise_range",
+    )
     kernel = layers.Kernel(
       (inputs, self.channels), inputs, self.dtype, name="pointwise"
     )()
@@ -45,7 +54,7 @@ class MobileNetBackbone(nn.Module):
     stem_channels: Channels after the first 3x3 convolution, at half size.
     plan: One (row stride, column stride, channels) per separable block. The
       column strides and the stem's 2 must multiply to 4.
-    activation_bits: Width of each block's result; None leaves it float.
+    activation_bits: Width of each convolution's result; None leaves it float.
     freeze_after: Batches after which their ranges stay.
     folded: Whether kernels have the gains of BatchNorm, see `models.fold`.
     dtype: Of the computation.
@@ -82,7 +91,13 @@ class MobileNetBackbone(nn.Module):
     layers.tap(self, "stem", x)
     for index, (rows, columns, channels) in enumerate(self.plan):
       block = SeparableConv(
-        channels, (rows, columns), self.folded, self.dtype, name=f"block{index}"
+        channels,
+        (rows, columns),
+        self.activation_bits,
+        self.freeze_after,
+        self.folded,
+        self.dtype,
+        name=f"block{index}",
       )
       x = self._quantised(f"block{index}_range", block(x, train=train), train)
       layers.tap(self, f"block{index}", x)

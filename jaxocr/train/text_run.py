@@ -1,7 +1,7 @@
 """One run of a text experiment: its lines, its networks, what it leaves."""
 
 import collections
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import os
 import pathlib
@@ -9,6 +9,7 @@ from typing import Any
 import zlib
 
 import jax
+import numpy as np
 
 from jaxocr.compress import rules as rules_lib
 from jaxocr.compress import summary
@@ -220,6 +221,14 @@ class TextRun:
     return ship.Weights(
       *jax.device_get((state.ema_params, state.ema_collections))
     )
+
+  def draw(self, batches: int) -> Iterator[np.ndarray]:
+    """Images [B, H, W, 1] of lines that neither train nor judge."""
+    draw = jax.jit(lambda assets, keys: self.sample(assets, keys).image)
+    for i in range(batches):
+      key = jax.random.fold_in(_run_key(self.config.seed, "draw"), i)
+      keys = jax.random.split(key, self.config.batch_size)
+      yield np.asarray(jax.device_get(draw(self._assets, keys)))
 
   def judge(
     self,

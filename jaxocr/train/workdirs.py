@@ -38,6 +38,10 @@ CONTENTS = (
   "atlas.npz",
   "teacher.safetensors",
   "teacher.json",
+  "float.*",  # Variants of an 8-bit network, and what they are exported to.
+  "post.*",
+  "model.onnx*",
+  "model.mnn*",
   "cells",
   "table.md",
   "*.part",

@@ -1,0 +1,207 @@
+"""Does an exported file say what the bundle says? Run in its engine, on lines.
+
+What is compared is logits, the strings that are read, and how long it takes.
+"""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import statistics
+import time
+
+import jax
+import numpy as np
+
+from jaxocr.data import atlas as atlas_lib
+from jaxocr.data import corpus as corpus_lib
+from jaxocr.data import preprocess
+from jaxocr.data import real
+from jaxocr.data import render
+from jaxocr.data import source
+from jaxocr.export import card
+from jaxocr.text import alphabet as alphabet_lib
+from jaxocr.text import ctc
+
+# Of the lines that logits are compared on: as narrow, as usual, wide, and one
+# that has to be padded.
+WIDTHS = (64, 128, 320, 509)
+BATCHES = (1, 3)
+LATENCY_PX = 128
+# Where a feature lies this near to a sign's threshold, the last bits of a float
+# decide, and engines add in another order.
+NEAR = 1e-5
+_CHARACTER_PX = 12  # As little as in real lines.
+TURNS = 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Lines:
+  """Lines of one kind, and what they say."""
+
+  name: str
+  items: tuple[real.RealLine, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """What two engines read in the same lines."""
+
+  name: str
+  lines: int
+  identical: int  # Strings.
+  right: tuple[int, int]  # Strings as labelled, before and after.
+  differing: tuple[tuple[str, str, str], ...]  # Path, before, after.
+
+
+def rendered_lines(
+  alphabet: alphabet_lib.Alphabet,
+  count: int,
+  *,
+  width: int = LATENCY_PX,
+  seed: int = 0,
+) -> Lines:
+  """Lines as training draws them, from the default fonts."""
+  max_length = width // _CHARACTER_PX
+  assets, sample = source.make_synthetic_source(
+    atlas_lib.build_atlas(atlas_lib.default_fonts(), alphabet),
+    corpus_lib.make_corpus(alphabet, max_length=max_length),
+    height=preprocess.HEIGHT_PX,
+    width=width,
+    max_length=max_length,
+    strengths=render.RenderStrengths(),
+  )
+  keys = jax.random.split(jax.random.key(seed), count)
+  batch = jax.device_get(jax.jit(sample)(assets, keys))
+  items = []
+  for i, ids in enumerate(batch.label):
+    pixels = np.clip(batch.image[i, :, :, 0], 0, 1)
+    items.append(
+      real.RealLine(
+        f"rendered {i}",
+        alphabet.decode(ids),
+        ids[: batch.length[i]],
+        np.round(pixels * 255).astype(np.uint8),
+      )
+    )
+  return Lines("rendered", tuple(items))
+
+
+def images(lines: Lines, width: int, batch: int) -> np.ndarray:
+  """The first lines side by side, cut at a width, padded as the reader pads.
+
+  Returns:
+    [batch, H, bucket of `width`, 1] float32 in [0, 1].
+  """
+  strips = np.concatenate([item.pixels for item in lines.items], axis=1)
+  rows = []
+  for i in range(batch):
+    cut = np.roll(strips, -i * width, axis=1)[:, :width]
+    line = cut.astype(np.float32) / 255
+    rows.append(preprocess.pad_to_bucket(line))
+  return np.stack(rows)[..., None]
+
+
+def logit_errors(
+  engine, reference, lines: Lines
+) -> Iterator[tuple[int, int, float]]:
+  """(width, batch, largest difference of logits), through one session."""
+  for width in WIDTHS:
+    for batch in BATCHES:
+      image = images(lines, width, batch)
+      found, wanted = engine.logits(image), reference.logits(image)
+      yield width, batch, float(np.max(np.abs(found - wanted)))
+
+
+def texts(engine, lines: Lines, *, batch_size: int = 16) -> list[str]:
+  """What an engine reads in each line."""
+  read = [""] * len(lines.items)
+  known = real.RealLines(lines.name, lines.items, len(read), {}, {})
+  for batch, indices in real.batches(known, batch_size=batch_size):
+    classes = np.argmax(engine.logits(batch.image), axis=-1)
+    for row, index in zip(classes, indices, strict=False):
+      reading = ctc.collapse(row, np.ones(len(row)), engine.alphabet)
+      read[index] = reading.text
+  return read
+
+
+def compare(engine, reference, lines: Lines) -> Comparison:
+  """Strings of an exported file beside those of the bundle."""
+  before, after = texts(reference, lines), texts(engine, lines)
+  labels = [item.label for item in lines.items]
+  differing = tuple(
+    (item.path, b, a)
+    for item, b, a in zip(lines.items, before, after, strict=True)
+    if a != b
+  )
+  return Comparison(
+    lines.name,
+    len(labels),
+    len(labels) - len(differing),
+    tuple(
+      sum(text == label for text, label in zip(read, labels, strict=True))
+      for read in (before, after)
+    ),
+    differing,
+  )
+
+
+def near_threshold(model, image: np.ndarray) -> np.ndarray:
+  """How many features of each image enter a sign within NEAR of its threshold.
+
+  Args:
+    model: A `reader.Model`.
+    image: [B, H, W, 1].
+
+  Returns:
+    [B] integers; zeros for a network without signs.
+  """
+  counts = np.zeros(len(image), int)
+  if not getattr(model.network, "binary_activations", False):
+    return counts
+
+  @jax.jit
+  def look(variables, image):
+    _, seen = model.network.apply(
+      variables,
+      image,
+      capture_intermediates=lambda module, _: module.name == "threshold",
+      mutable=["intermediates"],
+    )
+    return seen
+
+  seen = look(model.stored.variables(), image)
+  for features in jax.tree.leaves(seen):
+    inside = np.abs(np.asarray(features)) < NEAR
+    counts += inside.reshape(len(image), -1).sum(axis=1)
+  return counts
+
+
+def golden_text(engine, stated) -> str:
+  """What an engine reads in the golden line of a `card`."""
+  pixels = card.golden_image(stated["golden"])
+  line = real.RealLine("golden", "", np.zeros(0, np.int32), pixels)
+  return texts(engine, Lines("golden", (line,)), batch_size=1)[0]
+
+
+def latency_ms(engine, height: int = preprocess.HEIGHT_PX) -> float:
+  """Median time for one line of LATENCY_PX."""
+  image = np.full((1, height, LATENCY_PX, 1), 0.5, np.float32)
+  engine.logits(image)  # Compiles, allocates.
+  times = []
+  for _ in range(TURNS):
+    start = time.perf_counter()
+    engine.logits(image)
+    times.append(time.perf_counter() - start)
+  return statistics.median(times) * 1e3
+
+
+def told(comparison: Comparison, most: int = 5) -> Sequence[str]:
+  """A comparison as lines of text."""
+  before, after = comparison.right
+  n = comparison.lines
+  text = [
+    f"{comparison.name}: {n} lines, {comparison.identical} strings identical, "
+    f"accuracy {before / n:.4f} -> {after / n:.4f}"
+  ]
+  for path, wanted, found in comparison.differing[:most]:
+    text.append(f"  {path}: {wanted!r} became {found!r}")
+  return text

@@ -1,0 +1,261 @@
+"""A recogniser as an MNN file, by the converter that MNN's wheel carries.
+
+The converter gets the float ONNX graph and a JSON of how each layer is to be
+compressed, made from the packed parameters. It runs in a process of its own:
+its command-line tools install packages and send usage data, its extension does
+not, but it may end the process that it runs in.
+"""
+
+from collections.abc import Mapping
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from jaxocr import files
+from jaxocr.compress import packed as packed_lib
+from jaxocr.export import onnx_crnn
+from jaxocr.export import onnx_file
+from jaxocr.export import weights
+from jaxocr.models import lstm
+
+# fast: MNN's own LSTM, with float weights. small: an LSTM of products, whose
+# weights can be 8-bit integers; it takes nearly twice the time.
+FLAVOURS = ("fast", "small")
+_SCRIPT = "import sys, MNN, _tools; _tools.mnnconvert(sys.argv[1:])"
+_DONE = "Converted Success!"
+_TIMEOUT_S = 300
+
+
+class ConversionError(ValueError):
+  """MNN's converter did not do what it was told."""
+
+
+def save(
+  path: pathlib.Path, model, *, flavour: str = "fast", int8: bool = False
+) -> str:
+  """Writes a `reader.Model` aside, then renames it to `path`.
+
+  Features that the network rounds to integers are so only with `int8`, in the
+  convolutions between two of them; elsewhere they stay as they are.
+
+  Args:
+    path: Ends in .mnn.
+    model: The recogniser.
+    flavour: One of FLAVOURS.
+    int8: Whether such convolutions compute with 8-bit integers.
+
+  Returns:
+    What is in the file, in a few words.
+
+  Raises:
+    ModuleNotFoundError: MNN or onnx is not installed.
+    ConversionError: The converter failed, or left a layer as it was.
+    ValueError: The network has a layer that cannot be written, or `int8` is
+      asked of one without any for it.
+  """
+  _require_mnn()
+  if flavour not in FLAVOURS:
+    raise ValueError(f"flavour={flavour!r}; choose one of {FLAVOURS}")
+  writer = onnx_file.start(model, stored=False, for_mnn=True)
+  frames = ("N", "T", model.network.num_classes)
+  proto = onnx_file.finish(writer, model, {writer.write(): ("float", frames)})
+  layers = integer_layers(writer) if int8 else []
+  if int8 and not layers:
+    raise ValueError(
+      "this recogniser has no convolution with 8-bit weights between two "
+      "features of 8 bits, which int8 needs; train one with "
+      "--experiment=qat_crnn, or export without int8"
+    )
+  with tempfile.TemporaryDirectory() as folder:
+    folder = pathlib.Path(folder)
+    (folder / "model.onnx").write_bytes(proto.SerializeToString())
+    _compress(folder, writer, layers, flavour)
+    found = _counted(folder)
+    data = (folder / "model.mnn").read_bytes()
+  if found["integer"] != len(layers):
+    raise ConversionError(
+      f"MNN made {found['integer']} convolutions of 8-bit integers, not "
+      f"{len(layers)}; install the version of MNN that requirements-dev.txt "
+      "names"
+    )
+  with files.aside(path) as part:
+    part.write_bytes(data)
+  return (
+    f"{flavour}, {found['convolutions']} convolutions, {found['packed']} of "
+    f"them of packed weights, {found['integer']} of integers"
+  )
+
+
+def integer_layers(writer: onnx_crnn.Writer) -> list[onnx_crnn.Conv]:
+  """Convolutions of integer weights between two rounded features."""
+  return [
+    conv
+    for conv in writer.convs
+    if writer.graph.is_integer(conv.kernel)
+    and conv.before in writer.grids
+    and conv.output in writer.grids
+  ]
+
+
+def weight_bits(parameter: weights.Parameter) -> int:
+  """Bits in which MNN holds a parameter without loss; 0: it takes floats.
+
+  MNN makes its own scale of a channel's largest magnitude, so codes come back
+  where that is the largest code.
+  """
+  if isinstance(parameter.packed, packed_lib.BitTensor):
+    return 2  # -1, 0 and 1: it has no fewer.
+  tensor = parameter.packed
+  if not isinstance(tensor, packed_lib.AffineTensor):
+    return 0
+  largest = np.abs(parameter.codes.reshape(-1, tensor.shape[-1])).max(axis=0)
+  top = 2 ** (tensor.bits - 1) - 1
+  whole = np.all((largest == top) | (largest == 0))
+  return tensor.bits if whole and tensor.zero_point is None else 0
+
+
+def _compress(folder, writer, layers, flavour):
+  """model.onnx to model.mnn, in `folder`."""
+  own = ["--useOriginRNNImpl"] if flavour == "fast" else []
+  convert = ["-f", "ONNX", "--modelFile", "model.onnx", *own]
+  # Asked so, the converter writes down what it could compress, and how.
+  _convert(
+    folder,
+    *convert,
+    *("--MNNModel", "first.mnn", "--weightQuantBits", "8"),
+    *("--compressionParamsFile", "first.json"),
+  )
+  recipe = json.loads((folder / "first.json").read_text(encoding="utf-8"))
+  recipe.pop("forGuide", None)
+  (algorithm,) = recipe["algo"]
+  for layer in algorithm["quantParams"]["layer"]:
+    _state(layer, writer, layers)
+  (folder / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
+  _convert(
+    folder,
+    *convert,
+    *("--MNNModel", "model.mnn", "--weightQuantBits", "8"),
+    *("--compressionParamsFile", "recipe.json"),
+  )
+
+
+def _state(layer: dict[str, Any], writer, integers) -> None:
+  """How one layer of a recipe is to be stored, and computed."""
+  (stated,) = layer["weight"]
+  name = layer["opName"]
+  graph = writer.graph
+  stated["asymmetric"] = False
+  convs = {conv.output: conv for conv in writer.convs}
+  # A convolution may be called after an offset that went into it.
+  known = convs.get(name) or convs.get(_MERGED.get(name, ""))
+  if known is not None:
+    bits = weight_bits(graph.parameter(known.kernel))
+  elif name.startswith("logits"):
+    bits = weight_bits(graph.parameter("head/kernel"))
+  else:  # Products of the LSTM: MNN numbers them.
+    kernels = [
+      graph.parameter(f"bilstm/{direction}_{kind}_kernel")
+      for direction in lstm.DIRECTIONS
+      for kind in ("input", "recurrent")
+    ]
+    found = {weight_bits(kernel) for kernel in kernels}
+    bits = found.pop() if len(found) == 1 else 0
+  stated["bits"] = bits
+  if known not in integers:
+    return
+  parameter = graph.parameter(known.kernel)
+  scales = parameter.per_channel("scale", known.layout).reshape(-1)
+  top = 2 ** (parameter.packed.bits - 1) - 1
+  stated |= {
+    "scales": scales.astype(float).tolist(),
+    "clampMin": -top,
+    "clampMax": top,
+  }
+  for side, tensor in (("input", known.before), ("output", known.output)):
+    layer[side] = [_activation(tensor, writer.grids[tensor])]
+
+
+# The stem's offset before its RPReLU is constant and follows at once.
+_MERGED = {"backbone/stem_bend/before": "backbone/stem"}
+
+
+def _activation(name: str, grid: onnx_crnn.Grid) -> dict[str, Any]:
+  """MNN's codes are signed: ours less 128."""
+  return {
+    "name": name,
+    "bits": 8,
+    "scales": [float(grid.scale)],
+    "zeroPoint": grid.zero_point - 128,
+    "clampMin": -128,
+    "clampMax": grid.top - 128,
+  }
+
+
+def _counted(folder: pathlib.Path) -> Mapping[str, int]:
+  """What the converter has made of model.mnn."""
+  _convert(
+    folder, "-f", "MNN", "--modelFile", "model.mnn", "--JsonFile", "model.json"
+  )
+  net = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+  nodes = [
+    *net["oplists"],
+    *(node for part in net.get("subgraphs", ()) for node in part["nodes"]),
+  ]
+  convs = [n["main"] for n in nodes if n["type"].startswith("Convolution")]
+  return {
+    "convolutions": len(convs),
+    "packed": sum("quanParameter" in conv for conv in convs),
+    "integer": sum("symmetricQuan" in conv for conv in convs),
+  }
+
+
+def _convert(folder: pathlib.Path, *arguments: str) -> None:
+  """Runs the converter of the wheel in a process of its own.
+
+  It ends with 0 whatever happens, so that only what it prints tells.
+  """
+  try:
+    run = subprocess.run(
+      [sys.executable, "-c", _SCRIPT, "mnnconvert", *arguments],
+      cwd=folder,
+      capture_output=True,
+      text=True,
+      errors="replace",
+      timeout=_TIMEOUT_S,
+      check=False,
+    )
+  except subprocess.TimeoutExpired as error:
+    raise ConversionError(
+      f"MNN's converter did not end within {_TIMEOUT_S} s"
+    ) from error
+  said = run.stdout + run.stderr
+  dumps = "--JsonFile" in arguments
+  if (dumps and (folder / "model.json").exists()) or _DONE in said:
+    return
+  raise ConversionError(
+    f"MNN's converter failed (exit code {run.returncode}): {_reason(said)}"
+  )
+
+
+def _reason(said: str) -> str:
+  """The first line that tells of an error, or the last.
+
+  An operator that MNN lacks is named in it.
+  """
+  lines = [line.strip() for line in said.splitlines() if line.strip()]
+  words = ("not support", "error", "fail", "unknown", "can't")
+  bad = [line for line in lines if any(w in line.lower() for w in words)]
+  return bad[0] if bad else (lines or ["it said nothing"])[-1]
+
+
+def _require_mnn() -> None:
+  if importlib.util.find_spec("MNN") is None:
+    raise ModuleNotFoundError(
+      "exporting to MNN needs the package MNN; pip install MNN"
+    )

@@ -1,0 +1,97 @@
+"""MNN files in MNN, beside Flax."""
+
+import numpy as np
+import pytest
+
+from jaxocr import exporting
+from jaxocr.export import engines
+from jaxocr.export import mnn_file
+from jaxocr.export import weights
+from tests.export import tiny
+
+pytest.importorskip("onnx")
+pytest.importorskip("MNN")
+
+
+@pytest.fixture(scope="module", name="made")
+def _made(tmp_path_factory):
+  """(form, flavour, int8) -> (model, engine of JAX, of the file, words)."""
+  folder, done = tmp_path_factory.mktemp("mnn"), {}
+  models = {}
+
+  def make(form, flavour="fast", int8=False):
+    key = form, flavour, int8
+    if key not in done:
+      if form not in models:
+        models[form] = tiny.save(folder / f"{form}.safetensors", form)
+      path = folder / f"{form}_{flavour}_{int8}.mnn"
+      said, _, reference = exporting.write(
+        models[form], path, flavour=flavour, int8=int8
+      )
+      engine = engines.open_engine(path, threads=1)
+      done[key] = models[form], reference, engine, said
+    return done[key]
+
+  return make
+
+
+@pytest.mark.parametrize(
+  ("form", "flavour"),
+  [("float", "fast"), ("binary", "fast"), ("binary", "small")],
+)
+def test_gives_the_logits_of_flax_also_after_another_width(made, form, flavour):
+  _, reference, engine, _ = made(form, flavour)
+  for width in (128, 64, 128):
+    image = tiny.images(width, 3, seed=width)
+    wanted = reference.logits(image)
+    for batch in (3, 1):
+      found = engine.logits(image[:batch])
+      np.testing.assert_allclose(found, wanted[:batch], rtol=0, atol=1e-5)
+
+
+def test_weights_stay_packed(made):
+  # 1 stem, 14 binary, collapse, head; the LSTM's four besides where they can.
+  assert made("binary", "fast")[3].startswith(
+    "fast, 17 convolutions, 17 of them of packed weights, 0 of integers"
+  )
+  assert made("binary", "small")[3].startswith(
+    "small, 21 convolutions, 21 of them of packed weights"
+  )
+  assert ", 0 of them of packed weights" in made("float", "fast")[3]
+
+
+def test_integers_are_counted(made, monkeypatch, tmp_path):
+  model, _, engine, said = made("qat", "fast", True)
+  assert said.endswith(", 15 of integers")  # 14 of blocks, and the collapse.
+  image = tiny.images(128, 3)
+  wanted = engines.JaxEngine(model).logits(image)
+  error = np.abs(engine.logits(image) - wanted)
+  # Rounded once more by the LSTM's float side; see the README for trained ones.
+  assert error.max() < 0.1 * wanted.std()
+  # A layer that MNN does not find by its name is left out in silence.
+  monkeypatch.setattr(mnn_file, "_activation", lambda *_: {"name": "nowhere"})
+  with pytest.raises(mnn_file.ConversionError, match="made 0 convolutions"):
+    mnn_file.save(tmp_path / "m.mnn", model, int8=True)
+  assert not list(tmp_path.iterdir())
+
+
+def test_bits_that_keep_a_weight(made):
+  found = weights.load(made("binary")[0].stored)
+  bits = {name: mnn_file.weight_bits(p) for name, p in found.items()}
+  assert bits["backbone/block0/mix/conv/binary_kernel"] == 2
+  assert bits["bilstm/forward_input_kernel"] == bits["head/kernel"] == 8
+  assert bits["bilstm/forward_bias"] == 0
+
+
+def test_a_failing_converter_leaves_nothing(made, monkeypatch, tmp_path):
+  model = made("binary")[0]
+  script = "print('these ops not supported: Erf'); print('Converted Failed')"
+  monkeypatch.setattr(mnn_file, "_SCRIPT", script)
+  with pytest.raises(mnn_file.ConversionError, match="not supported: Erf"):
+    mnn_file.save(tmp_path / "m.mnn", model)
+  assert not list(tmp_path.iterdir())
+
+
+def test_says_what_int8_needs(made, tmp_path):
+  with pytest.raises(ValueError, match="no convolution with 8-bit weights"):
+    mnn_file.save(tmp_path / "m.mnn", made("binary")[0], int8=True)
