@@ -114,7 +114,9 @@ def logit_errors(
 def texts(engine, lines: Lines, *, batch_size: int = 16) -> list[str]:
   """What an engine reads in each line."""
   read = [""] * len(lines.items)
-  known = real.RealLines(lines.name, lines.items, len(read), {}, {})
+  known = real.RealLines(
+    lines.name, lines.items, len(read), {}, {}, lines.items
+  )
   for batch, indices in real.batches(known, batch_size=batch_size):
     classes = np.argmax(engine.logits(batch.image), axis=-1)
     for row, index in zip(classes, indices, strict=False):
