@@ -22,7 +22,7 @@ from jaxocr.text import decode
 from jaxocr.text import protocols
 
 _BEAMS = (4, 16)
-_PENALTIES = (1.0, 2.0, 3.0, 5.0)
+_PENALTIES = (1.0, 2.0, 3.0, 5.0, 8.0)
 _WEIGHTS = (0.15, 0.3, 0.5)
 
 
