@@ -22,7 +22,7 @@ from jaxocr.text import decode
 from jaxocr.text import protocols
 
 _BEAMS = (4, 16)
-_PENALTIES = (1.0, 2.0, 3.0, 5.0)
+_PENALTIES = (1.0, 2.0, 3.0, 5.0, 8.0)
 _WEIGHTS = (0.15, 0.3, 0.5)
 
 
@@ -45,18 +45,9 @@ def main() -> None:
   cpu.prefer_wide_vectors()  # As the command does.
   reader = reader_lib.Reader.load(args.model)
   sets = {path: _logits(reader, path, args) for path in args.data}
-  options = {"greedy": {}}
-  options |= {f"beam {width}": {"beam": width} for width in _BEAMS}
-  tuned = _logits(reader, args.tune, args) if args.tune else None
-  files = {"lexicon": args.lexicon, "lm": args.lm}
-  files = {name: path for name, path in files.items() if path}
-  for names in [(n,) for n in files] + [tuple(files)] * (len(files) > 1):
-    chosen = {name: files[name] for name in names}
-    if tuned:
-      chosen |= _tune(reader, tuned, chosen, args.protocol)
-    options[" and ".join(names)] = chosen
   rows = []
-  for name, option in options.items():
+
+  def measure(name, option):
     row = {"decoding": name, "options": option}
     for path, lines in sets.items():
       row[path] = _measure(reader, lines, option, args.protocol)
@@ -67,6 +58,18 @@ def main() -> None:
       for path in sets
     )
     print(f"{name}: {told} {option}", flush=True)
+
+  measure("greedy", {})
+  for width in _BEAMS:
+    measure(f"beam {width}", {"beam": width})
+  tuned = _logits(reader, args.tune, args) if args.tune else None
+  files = {"lexicon": args.lexicon, "lm": args.lm}
+  files = {name: path for name, path in files.items() if path}
+  for names in [(n,) for n in files] + [tuple(files)] * (len(files) > 1):
+    chosen = {name: files[name] for name in names}
+    if tuned:
+      chosen |= _tune(reader, tuned, chosen, args.protocol)
+    measure(" and ".join(names), chosen)
   if args.json:
     with open(args.json, "w", encoding="utf-8") as file:
       json.dump(rows, file, indent=2)

@@ -42,10 +42,14 @@ def written(texts, *, paper=255, ink=0):
 def test_lines_of_print(paper, ink):
   # Dots, accents and points are parts of their lines.
   texts = ["Ti!l: j\u00e9, g", "iiii", "mm ..."]
-  boxes = page.cut_lines(written(texts, paper=paper, ink=ink))
+  grey = written(texts, paper=paper, ink=ink)
+  boxes = page.cut_lines(grey)
   assert len(boxes) == 3
   for i, box in enumerate(boxes):
-    assert 20 + 60 * i < box.top < box.bottom < 75 + 60 * i
+    rows = grey[20 + 60 * i : 75 + 60 * i].astype(int)
+    inked = 20 + 60 * i + np.flatnonzero((abs(rows - ink) < 20).any(axis=1))
+    assert 20 + 60 * i < box.top <= inked[0]
+    assert inked[-1] < box.bottom < 75 + 60 * i
     assert 25 < box.left < 45 and box.right < 300
   assert boxes[1].right < boxes[0].right
 

@@ -156,6 +156,7 @@ def worth(scorer, text):
     ("1 11", 0),
     ("bb bb 1t", 3),
     ("tt at", 1),
+    ("ta at", 1),  # Cut short by what parts words.
   ],
 )
 def test_words_that_are_not_listed_cost(text, unlisted):
