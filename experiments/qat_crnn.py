@@ -31,6 +31,7 @@ from jaxocr.export import engines
 from jaxocr.text import alphabet as alphabet_lib
 from jaxocr.train import calibrate
 from jaxocr.train import stages
+from jaxocr.train import state as state_lib
 from jaxocr.train import text_config
 from jaxocr.train import text_run
 
@@ -137,6 +138,7 @@ def run(config: Config, workdir: str | os.PathLike) -> dict:
   return run.report(
     {
       **scores,
+      "parameters": state_lib.count_parameters(weights.params),
       "teacher": origin,
       "steps": config.steps,
       "variants": variants,

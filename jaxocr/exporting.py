@@ -141,8 +141,9 @@ def _check(target, found, reference, stated, labels, threads):
     "" if read == wanted else f", but the bundle reads {wanted!r}"
   )
   lines = check.rendered_lines(found.alphabet, 256)
+  count = check.make_near_threshold(found)
   for width, batch, error in check.logit_errors(engine, reference, lines):
-    near = check.near_threshold(found, check.images(lines, width, batch)).sum()
+    near = count(check.images(lines, width, batch)).sum()
     yield f"width {width}, batch {batch}: largest logit error {error:.2g}" + (
       f" ({near} features within {check.NEAR:g} of a sign's threshold)"
       if near
