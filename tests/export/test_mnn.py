@@ -37,7 +37,12 @@ def _made(tmp_path_factory):
 
 @pytest.mark.parametrize(
   ("form", "flavour"),
-  [("float", "fast"), ("binary", "fast"), ("binary", "small")],
+  [
+    ("float", "fast"),
+    ("binary", "fast"),
+    ("binary", "small"),
+    ("zeros", "fast"),
+  ],
 )
 def test_gives_the_logits_of_flax_also_after_another_width(made, form, flavour):
   _, reference, engine, _ = made(form, flavour)

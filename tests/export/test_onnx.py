@@ -38,7 +38,9 @@ def _made(tmp_path_factory):
   return make
 
 
-@pytest.mark.parametrize("form", ["float", "binary", "int8", "mobilenet"])
+@pytest.mark.parametrize(
+  "form", ["float", "binary", "zeros", "int8", "mobilenet"]
+)
 def test_gives_the_logits_of_flax_at_any_width_and_batch(made, form):
   _, reference, engine, _ = made(form)
   # One session for all: widths follow each other, narrow after wide as well.
