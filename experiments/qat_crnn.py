@@ -174,7 +174,7 @@ def measured(path: pathlib.Path) -> dict[str, Any]:
   for name in exporting.TARGETS:
     target = path.with_suffix(f".{name}")
     try:
-      exporting.write(model, target, int8=int8)
+      exporting.write(model, target, int8=int8, reference=reference)
       engine = engines.open_engine(target, threads=1)
     except ModuleNotFoundError:
       continue  # The table then has one engine less.

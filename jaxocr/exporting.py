@@ -102,8 +102,15 @@ def write(
   int8: bool = False,
   decode: bool = False,
   flavour: str = "fast",
+  reference=None,
 ):
   """Writes a `reader.Model` and its JSON; as `export` but without words.
+
+  Args:
+    model: The recogniser.
+    target: Ends in .onnx or .mnn.
+    int8, decode, flavour: As of `export`.
+    reference: Its `engines.JaxEngine`, where there is one already.
 
   Returns:
     What is in the file, in a few words; what the JSON holds; the network
@@ -114,7 +121,7 @@ def write(
   from jaxocr.export import mnn_file
   from jaxocr.export import onnx_file
 
-  reference = engines.JaxEngine(model)
+  reference = reference or engines.JaxEngine(model)
   stated = card.make(model, reference)
   if target.suffix == ".mnn":
     said = mnn_file.save(target, model, flavour=flavour, int8=int8)
