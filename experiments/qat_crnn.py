@@ -31,6 +31,7 @@ from jaxocr.export import engines
 from jaxocr.text import alphabet as alphabet_lib
 from jaxocr.train import calibrate
 from jaxocr.train import stages
+from jaxocr.train import state as state_lib
 from jaxocr.train import text_config
 from jaxocr.train import text_run
 
@@ -137,6 +138,7 @@ def run(config: Config, workdir: str | os.PathLike) -> dict:
   return run.report(
     {
       **scores,
+      "parameters": state_lib.count_parameters(weights.params),
       "teacher": origin,
       "steps": config.steps,
       "variants": variants,
@@ -172,7 +174,7 @@ def measured(path: pathlib.Path) -> dict[str, Any]:
   for name in exporting.TARGETS:
     target = path.with_suffix(f".{name}")
     try:
-      exporting.write(model, target, int8=int8)
+      exporting.write(model, target, int8=int8, reference=reference)
       engine = engines.open_engine(target, threads=1)
     except ModuleNotFoundError:
       continue  # The table then has one engine less.

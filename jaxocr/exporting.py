@@ -106,8 +106,15 @@ def write(
   int8: bool = False,
   decode: bool = False,
   flavour: str = "fast",
+  reference=None,
 ):
   """Writes a `reader.Model` and its JSON; as `export` but without words.
+
+  Args:
+    model: The recogniser.
+    target: Ends in .onnx or .mnn.
+    int8, decode, flavour: As of `export`.
+    reference: Its `engines.JaxEngine`, where there is one already.
 
   Returns:
     What is in the file, in a few words; what the JSON holds; the network
@@ -118,7 +125,7 @@ def write(
   from jaxocr.export import mnn_file
   from jaxocr.export import onnx_file
 
-  reference = engines.JaxEngine(model)
+  reference = reference or engines.JaxEngine(model)
   stated = card.make(model, reference)
   if target.suffix == ".mnn":
     said = mnn_file.save(target, model, flavour=flavour, int8=int8)
@@ -145,8 +152,9 @@ def _check(target, found, reference, stated, labels, threads):
     "" if read == wanted else f", but the bundle reads {wanted!r}"
   )
   lines = check.rendered_lines(found.alphabet, 256)
+  count = check.make_near_threshold(found)
   for width, batch, error in check.logit_errors(engine, reference, lines):
-    near = check.near_threshold(found, check.images(lines, width, batch)).sum()
+    near = count(check.images(lines, width, batch)).sum()
     yield f"width {width}, batch {batch}: largest logit error {error:.2g}" + (
       f" ({near} features within {check.NEAR:g} of a sign's threshold)"
       if near

@@ -99,7 +99,7 @@ def test_check_prints_what_was_compared(folder, capsys, tmp_path, monkeypatch):
     ),
   )
   monkeypatch.setattr(check, "rendered_lines", lambda *_: lines)
-  monkeypatch.setattr(check, "WIDTHS", (64, 125))
+  monkeypatch.setattr(check, "WIDTHS", (125,))
   labels = folder / "labels.tsv"
   labels.write_text("0.png\t1\n1.png\tx\n")
   out = tmp_path / "c.onnx"
@@ -114,7 +114,7 @@ def test_check_prints_what_was_compared(folder, capsys, tmp_path, monkeypatch):
   for part in (
     f"{out}: {out.stat().st_size:,} bytes, IR 8, ONNX opset 17",
     "golden line: ",
-    "width 64, batch 1: largest logit error ",
+    "width 125, batch 1: largest logit error ",
     "width 125, batch 3: largest logit error ",
     "rendered: 8 lines, 8 strings identical",
     "labels.tsv: 2 read, 1 kept",

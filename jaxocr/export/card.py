@@ -25,6 +25,7 @@ VERSION = 1
 # Tried in this order; the first that is in the alphabet and read right.
 _TEXTS = ("12.50", "2026", "RM 12.50", "Total", "total")
 _MARGIN_PX = 6
+_WIDTH_PX = 128  # Most fit, so that a network is compiled for one width.
 
 
 def path_of(exported: str | os.PathLike) -> pathlib.Path:
@@ -107,7 +108,8 @@ def draw(text: str, height: int) -> np.ndarray:
   """A text in the first default font, dark on light, [height, W] uint8."""
   face = atlas.default_fonts()[0].path
   font = PIL.ImageFont.truetype(face, round(height * 0.75))
-  width = preprocess.bucket_width(round(font.getlength(text)) + 2 * _MARGIN_PX)
+  needed = round(font.getlength(text)) + 2 * _MARGIN_PX
+  width = preprocess.bucket_width(max(_WIDTH_PX, needed))
   image = PIL.Image.new("L", (width, height), 230)
   PIL.ImageDraw.Draw(image).text(
     (_MARGIN_PX, height // 2), text, fill=30, font=font, anchor="lm"

@@ -3,12 +3,13 @@
 What is compared is logits, the strings that are read, and how long it takes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import statistics
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxocr.data import atlas as atlas_lib
@@ -146,19 +147,17 @@ def compare(engine, reference, lines: Lines) -> Comparison:
   )
 
 
-def near_threshold(model, image: np.ndarray) -> np.ndarray:
-  """How many features of each image enter a sign within NEAR of its threshold.
+def make_near_threshold(model) -> Callable[[np.ndarray], np.ndarray]:
+  """Counts features that enter a sign within NEAR of its threshold.
 
   Args:
     model: A `reader.Model`.
-    image: [B, H, W, 1].
 
   Returns:
-    [B] integers; zeros for a network without signs.
+    Images [B, H, W, 1] to counts [B]; zeros for a network without signs.
   """
-  counts = np.zeros(len(image), int)
-  if not getattr(model.network, "binary_activations", False):
-    return counts
+  if not model.network.binary_activations:
+    return lambda image: np.zeros(len(image), int)
 
   @jax.jit
   def look(variables, image):
@@ -168,13 +167,13 @@ def near_threshold(model, image: np.ndarray) -> np.ndarray:
       capture_intermediates=lambda module, _: module.name == "threshold",
       mutable=["intermediates"],
     )
-    return seen
+    return [
+      jnp.sum(jnp.abs(features) < NEAR, axis=(1, 2, 3))
+      for features in jax.tree.leaves(seen)
+    ]
 
-  seen = look(model.stored.variables(), image)
-  for features in jax.tree.leaves(seen):
-    inside = np.abs(np.asarray(features)) < NEAR
-    counts += inside.reshape(len(image), -1).sum(axis=1)
-  return counts
+  variables = model.stored.variables()
+  return lambda image: np.sum(look(variables, image), axis=0)
 
 
 def golden_text(engine, stated) -> str:

@@ -56,12 +56,18 @@ def save(
   Raises:
     ModuleNotFoundError: MNN or onnx is not installed.
     ConversionError: The converter failed, or left a layer as it was.
-    ValueError: The network has a layer that cannot be written, or `int8` is
-      asked of one without any for it.
+    ValueError: The bundle lacks a parameter, or `int8` is asked of one that has
+      nothing for it, or of `small`.
   """
   _require_mnn()
   if flavour not in FLAVOURS:
     raise ValueError(f"flavour={flavour!r}; choose one of {FLAVOURS}")
+  if int8 and flavour == "small":
+    raise ValueError(
+      "flavour small cannot compute with integers: MNN 3.6.1 then gives other "
+      "logits from the second call on; choose fast, or leave out int8, which "
+      "keeps the weights as small"
+    )
   writer = onnx_file.start(model, stored=False, for_mnn=True)
   frames = ("N", "T", model.network.num_classes)
   proto = onnx_file.finish(writer, model, {writer.write(): ("float", frames)})

@@ -38,7 +38,9 @@ def _made(tmp_path_factory):
   return make
 
 
-@pytest.mark.parametrize("form", ["float", "binary", "int8", "mobilenet"])
+@pytest.mark.parametrize(
+  "form", ["float", "binary", "zeros", "int8", "mobilenet"]
+)
 def test_gives_the_logits_of_flax_at_any_width_and_batch(made, form):
   _, reference, engine, _ = made(form)
   # One session for all: widths follow each other, narrow after wide as well.
@@ -150,13 +152,17 @@ def test_finds_features_near_a_threshold(made, monkeypatch):
   model, *_ = made("binary")
   image = tiny.images(64, 2)
   monkeypatch.setattr(check, "NEAR", 1e9)
-  # Of 14 convolutions' features: 4 channels at 16 x 32 first, ...
-  first = 4 * 16 * 32
-  counts = check.near_threshold(model, image)
-  assert counts.shape == (2,) and counts[0] == counts[1] > first
+  counts = check.make_near_threshold(model)(image)
+  # Channels times places, of `spatial`, `mix` and, where channels double,
+  # `mix_twin`; the columns of 64 px are 32, then 16.
+  entering = [(4, 16 * 32), *2 * [(4, 8 * 16)], *2 * [(8, 8 * 16)]]
+  entering += [(8, 8 * 16), *2 * [(8, 4 * 16)], *2 * [(16, 4 * 16)]]
+  entering += [(16, 4 * 16), (16, 2 * 16), *2 * [(16, 2 * 16)]]
+  assert counts.tolist() == 2 * [sum(c * n for c, n in entering)]
   monkeypatch.setattr(check, "NEAR", 0.0)
-  assert check.near_threshold(model, image).tolist() == [0, 0]
-  assert check.near_threshold(made("float")[0], image).tolist() == [0, 0]
+  assert check.make_near_threshold(model)(image).tolist() == [0, 0]
+  plain = check.make_near_threshold(made("float")[0])
+  assert plain(image).tolist() == [0, 0]
 
 
 def test_ranges_never_seen_leave_features_as_they_are(made):

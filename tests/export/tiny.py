@@ -28,6 +28,8 @@ INT8_RULES = rules_lib.BINARY_SHIPPED[1:]
 FORMS = {
   "float": ({"binary_activations": False}, None),
   "binary": ({}, rules_lib.BINARY_SHIPPED),
+  # Its first features are all 0, and lie on the thresholds of their signs.
+  "zeros": ({}, rules_lib.BINARY_SHIPPED),
   "int8": ({"binary_activations": False}, INT8_RULES),
   "qat": (
     {"binary_activations": False, "activation_bits": 8},
@@ -58,6 +60,8 @@ def weights(form):
     lambda: network.init(jax.random.key(0), image, train=False)
   )
   found = jax.tree_util.tree_map_with_path(_random, shapes)
+  if form == "zeros":
+    found = jax.tree_util.tree_map_with_path(_without_stem, found)
   params = found.pop("params")
   return ship.Weights(params, found)
 
@@ -79,6 +83,13 @@ def _random(path, leaf):
   if kind == "scale":
     values += 1
   return values.astype(np.float32)
+
+
+def _without_stem(path, leaf):
+  name = jax.tree_util.keystr(path, simple=True, separator="/")
+  if ("stem" in name or "threshold" in name) and not name.endswith("var"):
+    return np.zeros_like(leaf)
+  return leaf
 
 
 def save(path, form):

@@ -63,11 +63,21 @@ def test_the_gradient_passes_within_the_range():
   np.testing.assert_array_equal(grad, [0, 1, 0])
 
 
-@pytest.mark.parametrize("backbone, count", [("binary", 2), ("mobilenet", 9)])
-def test_a_crnn_has_a_range_wherever_features_are_codes(backbone, count):
+# BiLSTM and head; before and behind 14 convolutions of real features, and
+# before the collapse; behind the stem and two convolutions a block.
+@pytest.mark.parametrize(
+  "backbone, signs, count",
+  [
+    ("binary", True, 2),
+    ("binary", False, 2 + 2 * 14 + 1),
+    ("mobilenet", False, 2 + 1 + 2 * 6),
+  ],
+)
+def test_a_crnn_has_a_range_wherever_features_are_codes(backbone, signs, count):
   model = crnn.CRNN(
     num_classes=4,
     backbone=backbone,
+    binary_activations=signs,
     stem_channels=4,
     projection=4,
     hidden=4,
