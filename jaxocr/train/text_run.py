@@ -48,6 +48,8 @@ class TextRun:
     alphabet: What is read.
     clock: Started with the run.
     files: Real lines to be judged by.
+    mesh: Of all devices.
+    sample: Draws training lines from `assets`, as of `data.source`.
   """
 
   def __init__(
@@ -78,17 +80,17 @@ class TextRun:
       for path in text_config.split_paths(config.eval_labels)
     ]
     self.say(*(file.summary() for file in self.files))
-    self._mesh = sharding.make_mesh()
+    self.mesh = sharding.make_mesh()
     if lines is None:
       assets, self.sample = make_source(config, self.alphabet, self.workdir)
       lines = assets, assets, self.sample
     learnt, judged, self.sample = lines
-    whole = sharding.replicated(self._mesh)
-    self._assets = sharding.place(learnt, whole)
+    whole = sharding.replicated(self.mesh)
+    self.assets = sharding.place(learnt, whole)
     self._rendered = evaluate.RenderedLines(
       self.sample,
-      self._assets if judged is learnt else sharding.place(judged, whole),
-      self._mesh,
+      self.assets if judged is learnt else sharding.place(judged, whole),
+      self.mesh,
       batch_size=config.batch_size,
     )
     self._steps = collections.Counter()  # Of the stages so far, by series.
@@ -122,7 +124,7 @@ class TextRun:
       begin, train_step = self._step(stage, architecture, taught)
       train_step.compile(
         jax.eval_shape(lambda: begin(None)[0]),
-        self._assets,
+        self.assets,
         _run_key(self.config.seed, ""),
         None if teacher is None else ship.variables(teacher[1]),
       )
@@ -166,7 +168,7 @@ class TextRun:
     taught = None
     if teacher is not None:
       taught = sharding.place(
-        ship.variables(teacher[1]), sharding.replicated(self._mesh)
+        ship.variables(teacher[1]), sharding.replicated(self.mesh)
       )
     seed = self.config.seed if seed is None else seed
     key = _run_key(seed, stage.name if series is None else "")
@@ -176,7 +178,7 @@ class TextRun:
     before = 0 if series is None else earlier
 
     def update(state, done):
-      result = train_step(state, self._assets, key, before + done, taught)
+      result = train_step(state, self.assets, key, before + done, taught)
       while self._expected:
         self._expected.pop()()
       return result
@@ -266,7 +268,7 @@ class TextRun:
         stage,
         architecture,
         self.sample,
-        self._mesh,
+        self.mesh,
         teacher=teacher,
       )
     return self._compiled[key]
@@ -284,7 +286,7 @@ class TextRun:
         crnn.CRNN(**architecture),
         self.alphabet,
         self._rendered,
-        self._mesh,
+        self.mesh,
         deploy=ship.make_deploy(rules),
       )
     return self._compiled[key]
