@@ -77,7 +77,7 @@ class Config(digit_config.DigitConfig):
   # Over the sub-spaces of a layer, at most.
   sweeps: int = 3
   # Updates of the fine-tuning.
-  tune_steps: int = 200
+  tune_steps: int = 100
   # Peak of Adam's there.
   tune_learning_rate: float = 2e-4
 

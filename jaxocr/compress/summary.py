@@ -25,6 +25,18 @@ _FLOAT_BYTES = 4  # What a parameter is compared with: float32.
 
 
 @dataclasses.dataclass(frozen=True)
+class CodebookRow:
+  """What there is to say of a product-quantised parameter besides."""
+
+  d: int
+  codewords: int  # K.
+  codebook_nbytes: int
+  code_nbytes: int
+  # Relative response error before and after correction, where it was measured.
+  errors: tuple[float, float] | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Row:
   """One parameter."""
 
@@ -35,8 +47,8 @@ class Row:
   # Form of features -> multiply-accumulates with them for one input; empty: in
   # no product, or not counted.
   macs_by_features: Mapping[str, int] = dataclasses.field(default_factory=dict)
-  # Of a CodebookTensor, see `CodebookRow`.
-  codebook: "CodebookRow | None" = None
+  # Of a CodebookTensor.
+  codebook: CodebookRow | None = None
 
   @property
   def macs(self) -> int:
@@ -56,18 +68,6 @@ class Row:
   @property
   def float_nbytes(self) -> int:
     return self.count * _FLOAT_BYTES
-
-
-@dataclasses.dataclass(frozen=True)
-class CodebookRow:
-  """What there is to say of a product-quantised parameter besides."""
-
-  d: int
-  codewords: int  # K.
-  codebook_nbytes: int
-  code_nbytes: int
-  # Relative response error before and after correction, where it was measured.
-  errors: tuple[float, float] | None
 
 
 @dataclasses.dataclass(frozen=True)
