@@ -30,7 +30,7 @@ class Opened:
 
   Attributes:
     params: To start from.
-    fixed: Packed tensors, and codes [M, taps, O] of codebooks, by path.
+    fixed: Packed tensors, and codes [M, taps, O] in the place of codebooks.
   """
 
   def __init__(self, model, packed: PyTree):
@@ -41,14 +41,15 @@ class Opened:
       packed: A packed tensor at each leaf, as of `rules.pack`.
     """
     self._model, self._packed = model, packed
-    learnt, self.fixed = {}, {}
+    learnt, fixed = {}, {}
     for path, tensor in _leaves(packed).items():
       if isinstance(tensor, packed_lib.CodebookTensor):
-        learnt[f"{path}/{_BOOKS}"], self.fixed[path] = tensor.open()
+        learnt[f"{path}/{_BOOKS}"], fixed[path] = tensor.open()
       elif isinstance(tensor, packed_lib.FloatTensor):
         learnt[f"{path}/{_VALUES}"] = tensor.dequantise()
       else:
-        self.fixed[path] = tensor
+        fixed[path] = tensor
+    self.fixed = flax.traverse_util.unflatten_dict(fixed, sep="/")
     self.params = flax.traverse_util.unflatten_dict(learnt, sep="/")
 
   def apply(self, variables, *inputs, mutable=False, **options):
@@ -66,6 +67,7 @@ class Opened:
 
   def kernels(self, params: PyTree, fixed: PyTree) -> PyTree:
     """The model's own parameters, floats."""
+    fixed = flax.traverse_util.flatten_dict(fixed, sep="/")
 
     def put_together(path, tensor, learnt):
       if isinstance(tensor, packed_lib.CodebookTensor):
@@ -80,12 +82,13 @@ class Opened:
 
   def pack(self, params: PyTree) -> PyTree:
     """The packed tree again, with what has been learnt."""
+    fixed = flax.traverse_util.flatten_dict(self.fixed, sep="/")
 
     def put_together(path, tensor, learnt):
       if isinstance(tensor, packed_lib.CodebookTensor):
         return packed_lib.pack_codebooks(
           codebook.stored(learnt[path, _BOOKS], tensor.storage),
-          self.fixed[path],
+          fixed[path],
           shape=tensor.shape,
           storage=tensor.storage,
           dtype=tensor.dtype,
