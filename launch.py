@@ -14,10 +14,10 @@ from absl import flags
 from ml_collections import config_flags
 
 import experiments
+from jaxocr import cpu
 from jaxocr.train import configs
 from jaxocr.train import distributed
 from jaxocr.train import interrupt
-from jaxocr.train import memory
 from jaxocr.train import workdirs
 
 FLAGS = flags.FLAGS
@@ -48,7 +48,7 @@ def define_config(config):
 def launch(argv, module, changed):
   if argv[1:]:
     sys.exit(f"error: {argv[1]!r} is no flag; write --name=value")
-  memory.keep_freed_memory()
+  cpu.set_up()
   config = configs.frozen_like(module.Config(), changed)
   workdir = FLAGS.workdir or f"runs/{FLAGS.experiment}"
   with interrupt.plain_exit(ValueError, OSError):

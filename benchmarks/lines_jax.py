@@ -10,17 +10,17 @@ import sys
 import jax
 import turns
 
+from jaxocr import cpu
 from jaxocr.data import atlas as atlas_lib
 from jaxocr.data import corpus as corpus_lib
 from jaxocr.data import render
 from jaxocr.text import alphabet as alphabet_lib
-from jaxocr.train import memory
 
 MAX_LENGTH = 16
 
 
 def main(batch_size: int, width: int, batches: int) -> None:
-  memory.keep_freed_memory()  # As launch.py does.
+  cpu.set_up()  # As launch.py does.
   alphabet = alphabet_lib.load_alphabet("numeric")
   fonts = atlas_lib.default_fonts()
   atlas = jax.device_put(atlas_lib.build_atlas(fonts, alphabet))

@@ -13,9 +13,9 @@ import tempfile
 import jax
 import turns
 
+from jaxocr import cpu
 from jaxocr.compress import rules
 from jaxocr.text import alphabet as alphabet_lib
-from jaxocr.train import memory
 from jaxocr.train import sharding
 from jaxocr.train import stages
 from jaxocr.train import state as state_lib
@@ -27,7 +27,7 @@ RULES = {"binary": rules.BINARY_KERNELS, "mobilenet": rules.ALL_FLOAT}
 
 
 def main(backbone: str, batch_size: int, width: int, what: str) -> None:
-  memory.keep_freed_memory()  # As launch.py does.
+  cpu.set_up()  # As launch.py does.
   config = text_config.TextConfig(batch_size=batch_size, width=width)
   alphabet = alphabet_lib.load_alphabet(config.alphabet)
   stage = stages.Stage(

@@ -20,6 +20,7 @@ import os
 import sys
 
 import jaxocr
+from jaxocr import cpu
 from jaxocr import describe
 from jaxocr import zoo
 
@@ -40,6 +41,7 @@ _MODEL_HELP = (
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a command line (sys.argv when None) and returns its exit code."""
   args = _make_parser().parse_args(argv)
+  cpu.prefer_wide_vectors()  # As in training, so that both compute the same.
   try:
     code = args.command(args)
     sys.stdout.flush()
