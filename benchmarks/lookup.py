@@ -1,6 +1,6 @@
 """When does look-up inference pay? Codebooks and codes against the dense layer.
 
-  python benchmarks/lookup.py --rounds=7
+  PYTHONPATH=. python benchmarks/lookup.py --rounds=7
 
 Each layer in turns, jitted, at the batch sizes given; prints the ratio of the
 medians beside that of the operations, and writes --json.
@@ -37,7 +37,7 @@ def make(shape, d, codewords, size, batch):
   sets, taps, outputs, d = codebook.spaces(shape, d)
   books = jnp.asarray(rng.normal(size=(sets, codewords, d)), jnp.float32)
   codes = rng.integers(codewords, size=(sets, taps, outputs))
-  codes = jnp.asarray(codes, jnp.int32)
+  codes = jnp.asarray(codes, jnp.uint8)
   x = rng.normal(size=(batch, *size, shape[-2]))
   x = jnp.asarray(x, jnp.float32)
   kernel = jax.block_until_ready(codebook.join(books, codes, shape))

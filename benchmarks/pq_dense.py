@@ -1,6 +1,6 @@
 """Time and memory to product-quantise AlexNet's dense layers, 58.6 M weights.
 
-  python benchmarks/pq_dense.py
+  PYTHONPATH=. python benchmarks/pq_dense.py
 
 Random weights and random inputs after ReLU (of rank 512 and some noise): k-
 means, moments of --rows inputs, --sweeps of error correction, packing. Prints a
