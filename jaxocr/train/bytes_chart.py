@@ -40,17 +40,21 @@ def draw(
           color=f"C{number}",
           label=family,
         )
-    for row in known:
+    # By turns above and below: neighbours are often close.
+    for place, row in enumerate(sorted(known, key=lambda row: row["bytes"])):
       panel.annotate(
         row["name"],
         (row["bytes"] / 1000, row[measure]),
-        xytext=(5, 4),
+        xytext=(6, 5 if place % 2 else -11),
         textcoords="offset points",
         fontsize=8,
       )
     panel.set(
       title=title, xlabel="parameters, kB", ylabel="accuracy", xscale="log"
     )
+    panel.set_xticks([150, 200, 300, 500, 1000, 2000])
+    panel.minorticks_off()
+    panel.xaxis.set_major_formatter("{x:g}")
     panel.margins(x=0.12, y=0.08)
     panel.grid(alpha=0.3)
     panel.legend(fontsize="small", loc="lower right")
