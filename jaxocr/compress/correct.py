@@ -185,24 +185,28 @@ def sweep(
     within = lax.dynamic_slice_in_dim(band, first * rows, block * rows, 2)
     inside = lax.dynamic_slice_in_dim(weights, first * rows, block * rows, 1)
 
-    def of_space(s, carry):
-      books, codes, inside, left = carry
-      book, code = books[first + s], codes[first + s]
+    def of_space(carry, given):
+      inside, left = carry
+      place, book, code = given
       code, inside, left = _choose_codes(
-        book, code, within, inside, left, s * rows
+        book, code, within, inside, left, place
       )
-      near = lax.dynamic_slice_in_dim(within, s * rows, rows, 1)
-      near = lax.dynamic_slice_in_dim(near, s * rows, rows, 2)
-      missed = lax.dynamic_slice_in_dim(left, s * rows, rows, 1)
+      near = lax.dynamic_slice_in_dim(within, place, rows, 1)
+      near = lax.dynamic_slice_in_dim(near, place, rows, 2)
+      missed = lax.dynamic_slice_in_dim(left, place, rows, 1)
       moved = move_codewords(code, near, missed, codewords=book.shape[0])
       change = moved[code].transpose(1, 0, 3, 2).reshape(groups, rows, -1)
-      inside, left = _apply(change, within, inside, left, s * rows)
-      books = books.at[first + s].add(moved)
-      return books, codes.at[first + s].set(code), inside, left
+      carry = _apply(change, within, inside, left, place)
+      return carry, (book + moved, code)
 
-    books, codes, inside, _ = lax.fori_loop(
-      0, block, of_space, (books, codes, inside, left)
+    some = lambda x: lax.dynamic_slice_in_dim(x, first, block)  # noqa: E731
+    (inside, _), (new_books, new_codes) = lax.scan(
+      of_space,
+      (inside, left),
+      (jnp.arange(block) * rows, some(books), some(codes)),
     )
+    books = lax.dynamic_update_slice_in_dim(books, new_books, first, 0)
+    codes = lax.dynamic_update_slice_in_dim(codes, new_codes, first, 0)
     weights = lax.dynamic_update_slice_in_dim(weights, inside, first * rows, 1)
     return books, codes, weights
 
