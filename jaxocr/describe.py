@@ -3,6 +3,7 @@
 Imports that take time wait until they are needed, as in `cli`.
 """
 
+import dataclasses
 import pathlib
 import textwrap
 
@@ -49,6 +50,9 @@ def fields(path: pathlib.Path, model) -> dict:
         "bytes": row.nbytes,
         "macs": row.macs,
         "macs_by_precision": row.macs_by_precision,
+        **(
+          {"codebook": dataclasses.asdict(row.codebook)} if row.codebook else {}
+        ),
       }
       for row in summary.rows
     ],

@@ -15,6 +15,7 @@ from jaxocr.compress.distil import Distillation
 from jaxocr.compress.distil import distillation_loss
 from jaxocr.compress.packed import AffineTensor
 from jaxocr.compress.packed import BitTensor
+from jaxocr.compress.packed import CodebookTensor
 from jaxocr.compress.packed import FloatTensor
 from jaxocr.compress.rules import Rules
 from jaxocr.compress.rules import fake
@@ -25,6 +26,7 @@ from jaxocr.compress.rules import with_steps
 from jaxocr.compress.specs import LSQ
 from jaxocr.compress.specs import Affine
 from jaxocr.compress.specs import Binary
+from jaxocr.compress.specs import Codebook
 from jaxocr.compress.specs import DoReFa
 from jaxocr.compress.specs import Float
 from jaxocr.compress.specs import Spec
@@ -37,6 +39,8 @@ __all__ = [
   "AffineTensor",
   "Binary",
   "BitTensor",
+  "Codebook",
+  "CodebookTensor",
   "Distillation",
   "DoReFa",
   "Float",

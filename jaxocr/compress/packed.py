@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxocr.compress import affine
 from jaxocr.compress import binarise
+from jaxocr.compress import codebook
 
 
 class Packed:
@@ -149,6 +150,84 @@ def pack_codes(
     lowest=lowest,
     shape=codes.shape,
     dtype=str(dtype),
+  )
+
+
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=["codebooks", "codes"],
+  meta_fields=["d", "shape", "dtype", "errors"],
+)
+@dataclasses.dataclass(frozen=True)
+class CodebookTensor(Packed):
+  """Sub-vectors as rows of codebooks, see `compress.codebook`.
+
+  Codes are stored in the order [M, taps, O], in a stream of log2 K bits each,
+  lowest bit first. Columns of the codebooks are codewords, cut to the channels
+  that there are.
+  """
+
+  codebooks: jax.Array  # [C, K] float16 or float32.
+  codes: jax.Array  # [ceil(M * taps * O * log2(K) / 8)] uint8.
+  d: int  # Channels of a sub-vector.
+  shape: tuple[int, ...]  # Of the parameter, [taps..., C, O].
+  dtype: str  # Of the parameter.
+  # Relative response error as of `compress.correct`, before and after it; None:
+  # nothing was measured.
+  errors: tuple[float, float] | None = None
+
+  @property
+  def codewords(self) -> int:
+    return self.codebooks.shape[-1]
+
+  @property
+  def storage(self) -> str:
+    """Of the codebooks."""
+    return str(self.codebooks.dtype)
+
+  @property
+  def form(self) -> str:
+    return f"pq{self.d}x{self.codewords}"
+
+  def open(self) -> tuple[jax.Array, jax.Array]:
+    """Books [M, K, d] float32 and codes [M, taps, O] int32."""
+    sets, taps, outputs, d = codebook.spaces(self.shape, self.d)
+    channels, codewords = self.codebooks.shape
+    missing = sets * d - channels
+    columns = jnp.pad(
+      self.codebooks.astype(jnp.float32), ((0, missing), (0, 0))
+    )
+    books = columns.reshape(sets, d, codewords).transpose(0, 2, 1)
+    codes = _unpack_stream(
+      self.codes, codebook.code_bits(codewords), sets * taps * outputs
+    )
+    return books, codes.reshape(sets, taps, outputs)
+
+  def dequantise(self) -> jax.Array:
+    return codebook.join(*self.open(), self.shape).astype(self.dtype)
+
+
+def pack_codebooks(
+  books: jax.Array,
+  codes: jax.Array,
+  *,
+  shape: tuple[int, ...],
+  storage: str,
+  dtype: str,
+  errors: tuple[float, float] | None = None,
+) -> CodebookTensor:
+  """A CodebookTensor of books [M, K, d] and codes [M, taps, O]."""
+  sets, codewords, d = books.shape
+  columns = books.transpose(0, 2, 1).reshape(sets * d, codewords)
+  return CodebookTensor(
+    codebooks=columns[: shape[-2]].astype(storage),
+    codes=_pack_stream(
+      codes.reshape(-1).astype(jnp.int32), codebook.code_bits(codewords)
+    ),
+    d=d,
+    shape=tuple(shape),
+    dtype=str(dtype),
+    errors=errors,
   )
 
 

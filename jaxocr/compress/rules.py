@@ -79,6 +79,47 @@ def match(params: PyTree, rules: Rules) -> PyTree:
   return found
 
 
+def unfit(params: PyTree, rules: Rules) -> dict[str, str]:
+  """Parameters that their spec does not suit: path -> the reason.
+
+  Raises:
+    ValueError: See `match`.
+  """
+  found = jax.tree.leaves(match(params, rules), is_leaf=_is_spec)
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  reasons = {
+    path_name(path): spec.unfit(leaf.shape)
+    for (path, leaf), spec in zip(leaves, found, strict=True)
+    if isinstance(spec, specs.Codebook)
+  }
+  return {path: reason for path, reason in reasons.items() if reason}
+
+
+def leave_unfit(
+  params: PyTree, rules: Rules, instead: specs.Spec
+) -> tuple[Rules, dict[str, str]]:
+  """Rules that give `instead` to what `unfit` names, and the reasons.
+
+  Rules that then serve no parameter are left out.
+
+  Raises:
+    ValueError: See `match`.
+  """
+  reasons = unfit(params, rules)
+  names = [
+    path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)
+  ]
+  rest = [name for name in names if name not in reasons]
+  kept = []
+  for pattern, spec in rules:
+    served = [name for name in rest if re.fullmatch(pattern, name)]
+    rest = [name for name in rest if name not in served]
+    if served:
+      kept.append((pattern, spec))
+  left = tuple((re.escape(path), instead) for path in reasons)
+  return (*left, *kept), reasons
+
+
 def with_steps(params: PyTree, rules: Rules) -> PyTree:
   """`params` with the step of each parameter that is to learn one.
 
@@ -124,7 +165,7 @@ def fake(
     are in the parameters by now.
 
   Raises:
-    ValueError: See `match`; or a step is missing.
+    ValueError: See `match` and `unfit`; or a step is missing.
   """
 
   def form(spec, parameter, *step):
@@ -138,7 +179,7 @@ def pack(params: PyTree, rules: Rules) -> PyTree:
   """What is stored: a tree like that of `fake`, a packed tensor at each leaf.
 
   Raises:
-    ValueError: See `match`; or a step is missing.
+    ValueError: See `match` and `unfit`; or a step is missing.
   """
   return _map(lambda spec, *given: spec.pack(*given), params, rules)
 
@@ -146,6 +187,11 @@ def pack(params: PyTree, rules: Rules) -> PyTree:
 def _map(function, params: PyTree, rules: Rules) -> PyTree:
   """function(spec, parameter, its step if it has one); steps themselves go."""
   found = match(params, rules)
+  refused = unfit(params, rules) if _has_codebooks(rules) else {}
+  if refused:
+    raise ValueError(
+      "; ".join(f"{path}: {reason}" for path, reason in refused.items())
+    )
   if not any(isinstance(spec, specs.LSQ) for _, spec in rules):
     return jax.tree.map(function, found, params, is_leaf=_is_spec)
 
@@ -168,6 +214,10 @@ def _map(function, params: PyTree, rules: Rules) -> PyTree:
     return formed
 
   return walk(params, found, "")
+
+
+def _has_codebooks(rules: Rules) -> bool:
+  return any(isinstance(spec, specs.Codebook) for _, spec in rules)
 
 
 def _steps(found: Mapping[str, Any]) -> dict[str, str]:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from jaxocr.compress import affine
 from jaxocr.compress import binarise
+from jaxocr.compress import codebook
 from jaxocr.compress import dorefa
 from jaxocr.compress import lsq
 from jaxocr.compress import packed
@@ -187,8 +188,74 @@ class LSQ:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Codebook:
+  """Sub-vectors of input channels as entries of codebooks, by k-means.
+
+  For trained networks: `fake` clusters anew each time. `compress.correct`
+  improves what this gives, `compress.opened` trains it.
+
+  Raises:
+    ValueError: A field out of its range; and, from `fake` and `pack`, for a
+      parameter that it does not suit, see `codebook.unfit`.
+  """
+
+  # Input channels of a sub-vector; the last of a kernel may have fewer.
+  d: int
+  # K, entries of each codebook. A code takes log2 of it, rounded up, in bits.
+  codewords: int
+  # Of the codebooks: float16, or float32 as published sizes have it.
+  storage: str = "float16"
+  # Of the random starts.
+  seed: int = 0
+
+  def __post_init__(self):
+    if self.d < 1:
+      raise ValueError(f"d={self.d}; must be 1 or more")
+    if not 2 <= self.codewords <= 4096:
+      raise ValueError(f"codewords={self.codewords}; must be 2 to 4096")
+    if self.storage not in ("float16", "float32"):
+      raise ValueError(
+        f"storage={self.storage!r}; must be 'float16' or 'float32'"
+      )
+
+  @property
+  def folds(self) -> bool:
+    return False  # Sub-vectors of scaled channels cluster otherwise.
+
+  def unfit(self, shape: tuple[int, ...]) -> str:
+    """Why it does not suit a parameter of this shape, or ""."""
+    return codebook.unfit(
+      shape, d=self.d, codewords=self.codewords, storage=self.storage
+    )
+
+  def fake(self, parameter: jax.Array) -> jax.Array:
+    books, codes = self._fit(parameter)
+    kernel = codebook.join(books, codes, parameter.shape)
+    return _straight(parameter, kernel.astype(parameter.dtype))
+
+  def pack(self, parameter: jax.Array) -> packed.CodebookTensor:
+    books, codes = self._fit(parameter)
+    return packed.pack_codebooks(
+      books,
+      codes,
+      shape=parameter.shape,
+      storage=self.storage,
+      dtype=parameter.dtype,
+    )
+
+  def _fit(self, parameter):
+    return codebook.fit(
+      lax.stop_gradient(parameter),
+      d=self.d,
+      codewords=self.codewords,
+      storage=self.storage,
+      seed=self.seed,
+    )
+
+
 # A new spec is added here, and rules, packing, bundles and summaries know it.
-Spec = Float | Binary | Ternary | DoReFa | Affine | LSQ
+Spec = Float | Binary | Ternary | DoReFa | Affine | LSQ | Codebook
 
 
 def as_json(rules) -> list:

@@ -25,6 +25,18 @@ _FLOAT_BYTES = 4  # What a parameter is compared with: float32.
 
 
 @dataclasses.dataclass(frozen=True)
+class CodebookRow:
+  """What there is to say of a product-quantised parameter besides."""
+
+  d: int
+  codewords: int  # K.
+  codebook_nbytes: int
+  code_nbytes: int
+  # Relative response error before and after correction, where it was measured.
+  errors: tuple[float, float] | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Row:
   """One parameter."""
 
@@ -35,6 +47,8 @@ class Row:
   # Form of features -> multiply-accumulates with them for one input; empty: in
   # no product, or not counted.
   macs_by_features: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  # Of a CodebookTensor.
+  codebook: CodebookRow | None = None
 
   @property
   def macs(self) -> int:
@@ -122,22 +136,47 @@ class Summary:
       share = f"{precision}, {macs / self.macs:.1%}"
       cells.append(("all MACs", "", "", "", "", _number(macs), share))
     cells.append(("all", "", "", *self._sums(), ""))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-      "  ".join(
-        cell.rjust(w) if 3 <= i < 6 else cell.ljust(w)
-        for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-      ).rstrip()
-      for row in cells
-    ]
+    lines = [*_aligned(cells, range(3, 6)), *self._codebooks()]
     lines.append(
       f"{self.float_nbytes:,} bytes in float32, {self.nbytes:,} packed: "
       f"{self.ratio:.1f} times smaller"
     )
     return "\n".join(lines)
 
+  def _codebooks(self) -> list[str]:
+    """Lines on product-quantised parameters, if there are any."""
+    cells = [
+      ("codebooks", "d", "K", "codebooks", "codes", "ratio", "error", "before")
+    ]
+    for row in self.rows:
+      of = row.codebook
+      if of is None:
+        continue
+      before, after = ("", "") if of.errors is None else map(_share, of.errors)
+      sizes = (f"{of.codebook_nbytes:,}", f"{of.code_nbytes:,}")
+      ratio = f"{row.float_nbytes / row.nbytes:.1f}"
+      numbers = (f"{of.d}", f"{of.codewords}", *sizes, ratio)
+      cells.append((row.path, *numbers, after, before))
+    return _aligned(cells, range(1, 8)) if cells[1:] else []
+
   def _sums(self) -> tuple[str, str, str]:
     return f"{self.count:,}", f"{self.nbytes:,}", _number(self.macs)
+
+
+def _aligned(cells, numbers: range) -> list[str]:
+  """Columns of equal width, those of numbers to the right."""
+  widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+  return [
+    "  ".join(
+      cell.rjust(w) if i in numbers else cell.ljust(w)
+      for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+    ).rstrip()
+    for row in cells
+  ]
+
+
+def _share(error: float) -> str:
+  return f"{error:.2%}"
 
 
 def _number(macs: int) -> str:
@@ -165,9 +204,23 @@ def summarise(packed: PyTree, macs: Macs | None = None) -> Summary:
         form=tensor.form,
         nbytes=tensor.nbytes,
         macs_by_features=macs.get(name, {}),
+        codebook=_codebook_row(tensor),
       )
     )
   return Summary(tuple(rows))
+
+
+def _codebook_row(tensor) -> CodebookRow | None:
+  if not isinstance(tensor, packed_lib.CodebookTensor):
+    return None
+  books, codes = tensor.codebooks, tensor.codes
+  return CodebookRow(
+    tensor.d,
+    tensor.codewords,
+    books.size * books.dtype.itemsize,
+    codes.size * codes.dtype.itemsize,
+    tensor.errors,
+  )
 
 
 def summary(

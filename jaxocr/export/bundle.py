@@ -28,7 +28,11 @@ FORMAT = 2
 BUNDLE_NAME = "model.safetensors"  # In the folder of a run.
 _KEY = "jaxocr"
 _REQUIRED = ("architecture", "alphabet", "preprocess", "training")
-_KINDS = {"bit": packed_lib.BitTensor, "affine": packed_lib.AffineTensor}
+_KINDS = {
+  "bit": packed_lib.BitTensor,
+  "affine": packed_lib.AffineTensor,
+  "codebook": packed_lib.CodebookTensor,
+}
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 # What JSON that is not ours raises when its parts are looked up.
 _DAMAGED = (ValueError, KeyError, TypeError, AttributeError)
@@ -193,9 +197,10 @@ def _assemble(arrays, tensors) -> dict[str, Any]:
     else:
       flat[name] = array
   for name, stated in tensors.items():
-    stated = dict(stated)
+    stated = {
+      k: tuple(v) if isinstance(v, list) else v for k, v in stated.items()
+    }
     kind = _KINDS[stated.pop("kind")]
-    stated["shape"] = tuple(stated["shape"])
     flat[name] = kind(**flat[name], **stated)
   return flat
 

@@ -67,6 +67,17 @@ class BinaryConv(nn.Module):
       name_in_tree="binary_kernel",
       name="conv",
     )()
+    layers.entering(
+      self,
+      "conv",
+      lambda entering=features: layers.patches(
+        entering,
+        size,
+        strides=self.strides,
+        padding=layers.same_padding(size),
+        pad_value=pad_value,
+      ),
+    )
     if size == 1:
       features = layers.pointwise_conv(features, kernel[0, 0])
     else:
@@ -179,7 +190,15 @@ class BinaryBackbone(nn.Module):
       dtype=self.dtype,
       name="stem",
     )()
-    x = layers.stem_conv(image.astype(self.dtype), kernel)
+    image = image.astype(self.dtype)
+    layers.entering(
+      self,
+      "stem",
+      lambda: layers.patches(
+        image, 3, strides=(2, 2), padding=layers.same_padding(3)
+      ),
+    )
+    x = layers.stem_conv(image, kernel)
     x = norm_lib.batch_norm(
       train=train, dtype=self.dtype, name="stem_norm", folded=self.folded
     )(x)

@@ -86,6 +86,7 @@ class CRNN(nn.Module):
     columns = jnp.moveaxis(features, 1, 2).reshape(
       batch, frames, height * channels
     )
+    layers.entering(self, "collapse", lambda entering=columns: entering)
     columns = nn.Dense(
       self.projection,
       use_bias=False,
@@ -103,6 +104,7 @@ class CRNN(nn.Module):
     columns = self._quantised("frames_range", columns, train)
     context = lstm.BiLSTM(self.hidden, self.dtype, name="bilstm")(columns)
     context = self._quantised("context_range", context, train)
+    layers.entering(self, "head", lambda: context)
     logits = nn.Dense(
       self.num_classes,
       dtype=self.dtype,

@@ -65,10 +65,21 @@ class DigitNet(nn.Module):
     """
     kernel = self._kernel(name, (size, size, x.shape[-1], channels), latent)
     x, pad_value = self._entering(x, latent, hardness)
-    x = convolve(
+    layers.entering(
+      self,
+      name,
+      lambda: layers.patches(
+        x,
+        size,
+        strides=(strides, strides),
+        padding=(padding, padding),
+        pad_value=pad_value,
+      ),
+    )
+    y = convolve(
       x, kernel, strides=strides, padding=padding, pad_value=pad_value
     )
-    return self._offset(x, name, train)
+    return self._offset(y, name, train)
 
   def dense(
     self,
@@ -84,6 +95,7 @@ class DigitNet(nn.Module):
     x = x.reshape(x.shape[0], -1)
     kernel = self._kernel(name, (x.shape[-1], units), latent)
     x, _ = self._entering(x, latent, hardness)
+    layers.entering(self, name, lambda: x)
     return self._offset(layers.product(x, kernel), name, train)
 
   def bend(
@@ -117,9 +129,10 @@ class DigitNet(nn.Module):
     x = x.reshape(x.shape[0], -1)
     layers.tap(self, "last", x)
     kernel = self._kernel(name, (x.shape[-1], self.classes), False)
-    x = layers.Shift(name=f"{name}_bias")(layers.product(x, kernel))
-    layers.tap(self, name, x)
-    return x.astype(jnp.float32)
+    layers.entering(self, name, lambda: x)
+    logits = layers.Shift(name=f"{name}_bias")(layers.product(x, kernel))
+    layers.tap(self, name, logits)
+    return logits.astype(jnp.float32)
 
   def _kernel(self, name, shape, latent):
     return layers.Kernel(

@@ -6,17 +6,20 @@ products, depthwise ones shifted multiply-adds (`depthwise`),
 dense 3x3 stays with `lax.conv`. `benchmarks/train_step.py` shows what they buy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import math
 
 import flax.linen as nn
+import flax.traverse_util
 import jax
 from jax import lax
 import jax.numpy as jnp
 
 Strides = tuple[int, int]
 TAPS = "taps"
+INPUTS = "inputs"
+_INPUT = "_input"  # What its entries' names end in.
 
 
 @jax.custom_vjp
@@ -311,3 +314,82 @@ def tap(module: nn.Module, name: str, features: jax.Array) -> None:
       reduce_fn=lambda _, x: x,
       init_fn=lambda: None,
     )
+
+
+def entering(
+  module: nn.Module, name: str, rows: Callable[[], jax.Array]
+) -> None:
+  """Lets a caller see what meets a kernel: in `inputs`, where it is mutable.
+
+  Codebooks are fitted to a layer's responses, `rows() @ kernel`; to all others
+  it costs nothing.
+
+  Args:
+    module: The layer.
+    name: Of the kernel, or of the submodule that holds it alone.
+    rows: Makes what the product sums over, [..., taps * C].
+  """
+  if not module.is_initializing() and module.is_mutable_collection(INPUTS):
+    module.sow(
+      INPUTS,
+      f"{name}{_INPUT}",
+      rows(),
+      reduce_fn=lambda _, x: x,
+      init_fn=lambda: None,
+    )
+
+
+def entered(params: Mapping, inputs: Mapping) -> dict[str, jax.Array]:
+  """What `entering` has shown, by the kernel's path in `params`.
+
+  In the order of the layers.
+
+  Raises:
+    ValueError: Something entered what is no kernel in `params`.
+  """
+  flat = flax.traverse_util.flatten_dict(dict(params))
+  found = {}
+  for path, rows in flax.traverse_util.flatten_dict(dict(inputs)).items():
+    layer = (*path[:-1], path[-1].removesuffix(_INPUT))
+    kernels = [
+      p
+      for p in flat
+      if p == layer or (p[:-1] == layer and p[-1].endswith("kernel"))
+    ]
+    if len(kernels) != 1:
+      raise ValueError(
+        f"{'/'.join(layer)} is entered and names {len(kernels)} kernels; give "
+        "`entering` the name of a kernel, or of a layer with one"
+      )
+    found["/".join(kernels[0])] = rows
+  return found
+
+
+def patches(
+  x: jax.Array,
+  size: int,
+  *,
+  strides: Strides = (1, 1),
+  padding: tuple[int, int] = (0, 0),
+  pad_value: float = 0.0,
+) -> jax.Array:
+  """What a kernel sees at each place, [B, H', W', size * size * C].
+
+  Args:
+    x: [B, H, W, C].
+    size: k.
+    strides: Step in H and W.
+    padding: Px before and after, in H and W alike.
+    pad_value: What lies there.
+  """
+  around = ((0, 0), padding, padding, (0, 0))
+  padded = jnp.pad(x, around, constant_values=pad_value)
+  height, width = padded.shape[1] - size + 1, padded.shape[2] - size + 1
+  return jnp.concatenate(
+    [
+      padded[:, i : i + height : strides[0], j : j + width : strides[1]]
+      for i in range(size)
+      for j in range(size)
+    ],
+    axis=-1,
+  )

@@ -59,6 +59,14 @@ class BiLSTM(nn.Module):
       [projected[..., :gates], jnp.flip(projected[..., gates:], axis=0)], axis=1
     )
     outputs = _recur(projected, jnp.stack(w_rec), self.dtype)
+    for place, direction in enumerate(DIRECTIONS):
+      layers.entering(self, f"{direction}_input_kernel", lambda: frames)
+      # Before the first frame it is 0, which answers nothing.
+      layers.entering(
+        self,
+        f"{direction}_recurrent_kernel",
+        lambda d=place, hidden=outputs: hidden[:-1, d],
+      )
     outputs = jnp.concatenate(
       [outputs[:, 0], jnp.flip(outputs[:, 1], axis=0)], axis=-1
     )

@@ -54,6 +54,7 @@ class DigitRun:
     workdir: Its folder.
     set: The images.
     clock: Started with the run.
+    mesh: Of all devices.
     done: Steps of the seeds so far.
   """
 
@@ -77,7 +78,7 @@ class DigitRun:
         distributed.barrier("digits prepared")
     except (digits_lib.DataError, idx.IdxError) as error:
       raise workdirs.WorkdirError(str(error)) from error
-    self._mesh = sharding.make_mesh()
+    self.mesh = sharding.make_mesh()
     self.done = 0
     self._compiled = {}
 
@@ -182,14 +183,14 @@ class DigitRun:
 
   def feed(self, pair: digit_batches.Pair):
     """A process's share of a batch, on the mesh."""
-    return sharding.place_share(pair, sharding.split_lines(self._mesh))
+    return sharding.place_share(pair, sharding.split_lines(self.mesh))
 
   def reader(self, architecture: Mapping[str, Any]) -> Callable[[Any], Lines]:
     """`read(state)` of `digit_step.make_reader`, made once."""
     key = ("read", *architecture.items())
     if key not in self._compiled:
       self._compiled[key] = digit_step.make_reader(
-        self.config, architecture, self.set, self._mesh
+        self.config, architecture, self.set, self.mesh
       )
     return self._compiled[key]
 
@@ -264,12 +265,16 @@ class DigitRun:
     params = jax.device_get(
       ship.pack_folded(weights.params, weights.collections, rules)
     )
+    kept = {k: v for k, v in weights.collections.items() if k == "ranges"}
+    self.save_packed(params, architecture, figures, kept)
+
+  def save_packed(self, params, architecture, figures, collections=()) -> None:
+    """Folded and packed parameters into the workdir."""
     if distributed.is_writer():
-      kept = {k: v for k, v in weights.collections.items() if k == "ranges"}
       bundle.save_bundle(
         self.workdir / bundle.BUNDLE_NAME,
         params,
-        kept,
+        dict(collections),
         {
           "architecture": {**architecture, "folded": True},
           "alphabet": {
@@ -321,7 +326,7 @@ class DigitRun:
       self._compiled[key] = digit_step.make_step(
         self.config,
         architecture,
-        self._mesh,
+        self.mesh,
         schedule=schedule,
         steps=self.steps,
         make_tx=make_tx,

@@ -99,13 +99,46 @@ def save(
     params = pack_folded(weights.params, weights.collections, rules)
     collections, folded = _kept(weights.collections), True
   params = jax.device_get(params)
+  size = save_packed(
+    path,
+    params,
+    collections,
+    {**architecture, "folded": folded},
+    alphabet,
+    training,
+    rules=rules or rules_lib.ALL_FLOAT,
+  )
+  return size, summary.summarise(params)
+
+
+def save_packed(
+  path: pathlib.Path,
+  params: PyTree,
+  collections: Mapping[str, PyTree],
+  architecture: Mapping[str, Any],
+  alphabet: alphabet_lib.Alphabet,
+  training: Mapping[str, Any],
+  *,
+  rules: rules_lib.Rules = (),
+) -> int:
+  """Writes a bundle of what is packed already; its size on disk.
+
+  Args:
+    path: Of the file.
+    params: Packed.
+    collections: What else the model needs.
+    architecture: Of the model that these are for.
+    alphabet: What is read.
+    training: What is said of how it came about.
+    rules: Under which `params` were packed, if they were so as a whole.
+  """
   if distributed.is_writer():
     bundle.save_bundle(
       path,
       params,
       collections,
       {
-        "architecture": {**architecture, "folded": folded},
+        "architecture": dict(architecture),
         "alphabet": {
           "name": alphabet.name,
           "characters": alphabet.characters,
@@ -114,13 +147,12 @@ def save(
           "height": preprocess.HEIGHT_PX,
           "frame_px": ctc.FRAME_PX,
         },
-        "rules": specs.as_json(rules or rules_lib.ALL_FLOAT),
+        "rules": specs.as_json(rules),
         "training": training,
       },
     )
   distributed.barrier(f"saved {path.name}")
-  size = path.stat().st_size if path.exists() else 0
-  return size, summary.summarise(params)
+  return path.stat().st_size if path.exists() else 0
 
 
 def load_weights(found: bundle.Bundle) -> Weights:

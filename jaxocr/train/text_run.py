@@ -50,6 +50,9 @@ class TextRun:
     alphabet: What is read.
     clock: Started with the run.
     files: Real lines to be judged by.
+    mesh: Of all devices.
+    assets: What lines are drawn from.
+    sample: Draws lines from them, as of `data.source`.
   """
 
   def __init__(
@@ -81,7 +84,7 @@ class TextRun:
       for path in text_config.split_paths(config.eval_labels)
     ]
     self.say(*(file.summary() for file in self.files))
-    self._mesh = sharding.make_mesh()
+    self.mesh = sharding.make_mesh()
     self._mixture, mixed = None, None
     if lines is None:
       assets, sample = make_source(config, self.alphabet, self.workdir)
@@ -94,13 +97,14 @@ class TextRun:
         "own; leave it empty"
       )
     learnt, judged, sample = lines
-    self.sample = mixed or sample  # Of training.
-    whole = sharding.replicated(self._mesh)
-    self._assets = sharding.place(learnt, whole)
+    self.sample = sample
+    self._training_sample = mixed or sample
+    whole = sharding.replicated(self.mesh)
+    self.assets = sharding.place(learnt, whole)
     self._rendered = evaluate.RenderedLines(
       sample,
-      self._assets if judged is learnt else sharding.place(judged, whole),
-      self._mesh,
+      self.assets if judged is learnt else sharding.place(judged, whole),
+      self.mesh,
       batch_size=config.batch_size,
     )
     self._steps = collections.Counter()  # Of the stages so far, by series.
@@ -136,7 +140,7 @@ class TextRun:
       begin, train_step = self._step(stage, architecture, taught)
       train_step.compile(
         jax.eval_shape(lambda: begin(None)[0]),
-        self._assets,
+        self.assets,
         _run_key(self.config.seed, ""),
         None if teacher is None else ship.variables(teacher[1]),
       )
@@ -180,7 +184,7 @@ class TextRun:
     taught = None
     if teacher is not None:
       taught = sharding.place(
-        ship.variables(teacher[1]), sharding.replicated(self._mesh)
+        ship.variables(teacher[1]), sharding.replicated(self.mesh)
       )
     seed = self.config.seed if seed is None else seed
     key = _run_key(seed, stage.name if series is None else "")
@@ -228,7 +232,7 @@ class TextRun:
     for i in range(batches):
       key = jax.random.fold_in(_run_key(self.config.seed, "draw"), i)
       keys = jax.random.split(key, self.config.batch_size)
-      yield np.asarray(jax.device_get(draw(self._assets, keys)))
+      yield np.asarray(jax.device_get(draw(self.assets, keys)))
 
   def judge(
     self,
@@ -307,7 +311,7 @@ class TextRun:
   def _feed(self, earlier: int, steps: int, seed: int) -> Callable:
     """Updates done -> what the step's lines are drawn from."""
     if self._mixture is None:
-      return lambda done: self._assets
+      return lambda done: self.assets
     batches = None
 
     def feed(done):
@@ -318,8 +322,8 @@ class TextRun:
         )
       with self.clock.waiting():
         host = next(batches)
-      lines = sharding.split_lines(self._mesh)
-      return self._assets, sharding.place(host, lines)
+      lines = sharding.split_lines(self.mesh)
+      return self.assets, sharding.place(host, lines)
 
     return feed
 
@@ -331,8 +335,8 @@ class TextRun:
         self.config,
         stage,
         architecture,
-        self.sample,
-        self._mesh,
+        self._training_sample,
+        self.mesh,
         teacher=teacher,
         split_assets=False if self._mixture is None else (False, True),
       )
@@ -351,7 +355,7 @@ class TextRun:
         crnn.CRNN(**architecture),
         self.alphabet,
         self._rendered,
-        self._mesh,
+        self.mesh,
         deploy=ship.make_deploy(rules),
       )
     return self._compiled[key]

@@ -34,6 +34,7 @@ CONTENTS = (
   "projector_config.pbtxt",
   "00000",  # TensorBoard's embedding, by its step.
   "sweep.png",
+  "bytes.png",
   "maps",  # What a digit network sees.
   "atlas.npz",
   "teacher.safetensors",

@@ -175,6 +175,7 @@ EVERY = {
   "int8": specs.Affine(),
   "int4": specs.Affine(affine.Grid(bits=4, symmetric=False), False),
   "lsq4": specs.LSQ(4),
+  "pq": specs.Codebook(2, 2),
 }
 EVERY_RULE = (*EVERY.items(), (r".*_step", specs.Float()))
 

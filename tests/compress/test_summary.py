@@ -1,5 +1,7 @@
 """What parameters occupy: sums that can be checked by hand."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -162,3 +164,30 @@ def test_unknown_macs_are_left_empty():
   found = summary.summary(PARAMS, RULES)
   assert found.macs == 0 and found.macs_by_precision == {}
   assert found.table().split("\n")[-2].split() == ["all", "125", "112"]
+
+
+def test_codebooks_are_told_apart_from_codes():
+  params = {"conv": {"kernel": jnp.ones((3, 3, 16, 32))}}
+  packed = rules.pack(params, ((".*", specs.Codebook(4, 8)),))
+  tensor = packed["conv"]["kernel"]
+  packed["conv"]["kernel"] = dataclasses.replace(tensor, errors=(0.25, 0.0625))
+  found = summary.summarise(packed)
+  # 16 channels of 8 float16; 4 codes of three bits a tap and output.
+  assert found.rows[0].codebook == summary.CodebookRow(
+    4, 8, 256, 432, (0.25, 0.0625)
+  )
+  assert found.nbytes == 256 + 432
+  words = [" ".join(line.split()) for line in found.table().split("\n")]
+  assert words == [
+    "parameter shape form count bytes MACs of",
+    "conv/kernel 3x3x16x32 pq4x8 4,608 688",
+    "all pq4x8 pq4x8 4,608 688",
+    "all 4,608 688",
+    "codebooks d K codebooks codes ratio error before",
+    "conv/kernel 4 8 256 432 26.8 6.25% 25.00%",
+    "18,432 bytes in float32, 688 packed: 26.8 times smaller",
+  ]
+  # Before anything is computed no error is known.
+  shapes = summary.summary(params, ((".*", specs.Codebook(4, 8)),))
+  assert shapes.rows[0].codebook.errors is None
+  assert "26.8\n18,432" in shapes.table()

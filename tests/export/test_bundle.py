@@ -37,6 +37,7 @@ RULES = (
   ("dorefa/.*", specs.DoReFa(3)),
   ("int8/.*", specs.Affine()),
   ("int4/.*", specs.Affine(affine.Grid(bits=4, symmetric=False), False)),
+  ("pq/.*", specs.Codebook(2, 4)),
 )
 
 
@@ -137,6 +138,8 @@ def test_any_safetensors_reader_sees_the_names(path):
     "batch_stats/norm/mean",
     "params/float/kernel",
     "params/half/kernel",
+    "params/pq/kernel.codebooks",
+    "params/pq/kernel.codes",
     "params/brain/kernel",
     "params/binary/kernel.bits",
     "params/binary/kernel.scale",
