@@ -203,23 +203,6 @@ class Reader:
       batch_columns=batch_columns,
     )
 
-  @classmethod
-  def of_engine(cls, engine, **decoding: Any) -> "Reader":
-    """A reader that computes with another engine than JAX.
-
-    Args:
-      engine: With the attributes `logits` (a `Logits`), `alphabet`, `height`
-        and `frame_px`.
-      **decoding: Arguments of `decode.make_decoding`.
-    """
-    return cls(
-      engine.logits,
-      engine.alphabet,
-      height=engine.height,
-      frame_px=engine.frame_px,
-      decoding=decode.make_decoding(engine.alphabet, **decoding),
-    )
-
   def __call__(self, images) -> list[ctc.Reading | ReadError]:
     """As `read`; one image by itself gives a list of one."""
     single = (str, bytes, os.PathLike, np.ndarray, PIL.Image.Image)
