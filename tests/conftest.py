@@ -5,7 +5,7 @@ before any test touches an array. Warnings are errors: see pyproject.toml.
 
 Whole runs spend their time on compiling training steps for a handful of
 updates. They compile without LLVM's optimisations, in two thirds of the time;
-what is held bit against bit elsewhere is compiled as users have it.
+what is held bit against bit in `compress` is compiled as users have it.
 """
 
 import os
@@ -28,7 +28,7 @@ jax.config.update(
   "jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"]
 )
 
-_WHOLE_RUNS = ("experiments", "train")
+_WHOLE_RUNS = ("experiments", "export", "models", "train")
 
 
 def pytest_runtest_setup(item):
