@@ -31,6 +31,7 @@ from jaxocr.compress import distil
 from jaxocr.compress import rules as rules_lib
 from jaxocr.compress import summary
 from jaxocr.export import bundle
+from jaxocr.models import fold
 from jaxocr.text import alphabet as alphabet_lib
 from jaxocr.train import distributed
 from jaxocr.train import ship
@@ -287,12 +288,12 @@ def sizes(weights: ship.Weights, rules: rules_lib.Rules) -> dict:
   Folded, as it would be shipped; a file has names and metadata besides.
   """
   packed = jax.eval_shape(
-    lambda p, c: ship.pack_folded(p, c, rules),
+    lambda p, c: fold.pack_folded(p, c, rules),
     weights.params,
     weights.collections,
   )
   plain = jax.eval_shape(
-    lambda p, c: ship.pack_folded(p, c, rules_lib.ALL_FLOAT),
+    lambda p, c: fold.pack_folded(p, c, rules_lib.ALL_FLOAT),
     weights.params,
     weights.collections,
   )

@@ -21,6 +21,7 @@ from jaxocr.data import digits as digits_lib
 from jaxocr.data import idx
 from jaxocr.export import bundle
 from jaxocr.models import digit_zoo
+from jaxocr.models import fold
 from jaxocr.train import clock as clock_lib
 from jaxocr.train import configs
 from jaxocr.train import digit_board
@@ -263,7 +264,7 @@ class DigitRun:
     """Packs, folded, into the workdir."""
     rules = digit_config.FORMS[self.config.form][0]
     params = jax.device_get(
-      ship.pack_folded(weights.params, weights.collections, rules)
+      fold.pack_folded(weights.params, weights.collections, rules)
     )
     kept = {k: v for k, v in weights.collections.items() if k == "ranges"}
     self.save_packed(params, architecture, figures, kept)

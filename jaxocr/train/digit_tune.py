@@ -5,7 +5,6 @@ import types
 from typing import Any
 
 import jax
-import optax
 
 from jaxocr.compress import opened as opened_lib
 from jaxocr.data import digit_augment
@@ -15,33 +14,10 @@ from jaxocr.train import loop
 from jaxocr.train import objective
 from jaxocr.train import optimiser
 from jaxocr.train import sharding
-from jaxocr.train import state as state_lib
 from jaxocr.train import step as step_lib
+from jaxocr.train import tuning
 
 PyTree = Any
-NAME = "tuned"  # Of its checkpoints.
-
-
-def begin(
-  opened: opened_lib.Opened, tx: optax.GradientTransformation, mesh
-) -> state_lib.TrainState:
-  """The state that training an opened network starts from."""
-  fixed = {opened_lib.FIXED: opened.fixed}
-  state = state_lib.TrainState(
-    step=jax.numpy.zeros((), "int32"),
-    params=opened.params,
-    collections=fixed,
-    opt_state=tx.init(opened.params),
-    ema_params=opened.params,
-    ema_collections=fixed,
-  )
-  # From the host: a donated state may not hold one buffer twice.
-  return sharding.place(jax.device_get(state), sharding.replicated(mesh))
-
-
-def make_tx(schedule: optax.Schedule, clip_norm: float):
-  """Adam without decay: codewords are few and all of them used."""
-  return optax.chain(optax.clip_by_global_norm(clip_norm), optax.adam(schedule))
 
 
 def tune(
@@ -67,7 +43,7 @@ def tune(
   schedule = optimiser.make_schedule(
     learning_rate=learning_rate, warmup_steps=steps // 10, steps=steps
   )
-  tx = make_tx(schedule, config.clip_norm)
+  tx = tuning.make_tx(schedule, config.clip_norm)
   train_step = sharding.TrainStep(
     step_lib.make_train_step(
       opened, tx, objective.class_objective, ema_decay=config.ema_decay
@@ -85,7 +61,7 @@ def tune(
     return read(types.SimpleNamespace(ema_params=kernels, ema_collections={}))
 
   state = loop.fit(
-    begin(opened, tx, run.mesh),
+    tuning.begin(opened, tx, run.mesh),
     lambda state, done: train_step(state, run.feed(batches(done)), key, done),
     look,
     plan=loop.Plan(
@@ -95,7 +71,7 @@ def tune(
       eval_every=steps,
       checkpoint_every=max(1, steps // 4),
       keep_checkpoints=1,
-      stage=NAME,
+      stage=tuning.NAME,
       earlier_steps=run.done,
     ),
     workdir=run.workdir,

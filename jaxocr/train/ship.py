@@ -18,7 +18,6 @@ from jaxocr.text import ctc
 from jaxocr.train import distributed
 
 PyTree = Any
-pack_folded = fold.pack_folded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +51,7 @@ def make_deploy(rules: rules_lib.Rules) -> Callable[..., dict]:
       return {"params": rules_lib.unpack(packed), **collections}
     # From the host in any case: elsewhere the arrays are, it compiles again.
     params, collections = jax.device_get((params, collections))
-    packed = jax.device_get(pack_folded(params, collections, rules))
+    packed = jax.device_get(fold.pack_folded(params, collections, rules))
     return {"params": rules_lib.unpack(packed), **_kept(collections)}
 
   return deploy
@@ -96,7 +95,7 @@ def save(
         f"rules {rules} hold a spec that BatchNorm cannot be folded with; ship "
         "Binary, Affine (per channel, symmetric) or Float"
       )
-    params = pack_folded(weights.params, weights.collections, rules)
+    params = fold.pack_folded(weights.params, weights.collections, rules)
     collections, folded = _kept(weights.collections), True
   params = jax.device_get(params)
   size = save_packed(

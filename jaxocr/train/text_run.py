@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -73,16 +74,17 @@ class TextRun:
 
     Raises:
       workdirs.WorkdirError: The glyphs kept there are damaged or of another
-        alphabet.
+        alphabet, or a set of real lines cannot be read.
     """
     self.config, self.workdir = config, pathlib.Path(workdir)
     self.workdir.mkdir(parents=True, exist_ok=True)
     self.clock = clock_lib.Clock()
     self.alphabet = alphabet_lib.load_alphabet(config.alphabet)
-    self.files = [
-      real.read_labels(path, self.alphabet)
-      for path in text_config.split_paths(config.eval_labels)
-    ]
+    with _as_workdir_errors():
+      self.files = [
+        real.read_labels(path, self.alphabet)
+        for path in text_config.split_paths(config.eval_labels)
+      ]
     self.say(*(file.summary() for file in self.files))
     self.mesh = sharding.make_mesh()
     self._mixture, mixed = None, None
@@ -92,7 +94,7 @@ class TextRun:
       if config.train_data:
         self._mixture, mixed = self._mix(*assets)
     elif config.train_data:
-      raise ValueError(
+      raise workdirs.WorkdirError(
         f"train_data={config.train_data}: this experiment draws lines of its "
         "own; leave it empty"
       )
@@ -290,13 +292,14 @@ class TextRun:
   def _mix(self, atlas, corpus):
     """The real lines to train on, and how they and rendered ones are drawn."""
     config = self.config
-    mixture = mixture_lib.Mixture(
-      config.sources(),
-      self.alphabet,
-      widths=config.widths(),
-      batch_size=config.batch_size,
-      rendered_share=config.rendered_share,
-    )
+    with _as_workdir_errors():
+      mixture = mixture_lib.Mixture(
+        config.sources(),
+        self.alphabet,
+        widths=config.widths(),
+        batch_size=config.batch_size,
+        rendered_share=config.rendered_share,
+      )
     self.say(*mixture.notes)
     _, sample = source.make_mixed_source(
       atlas,
@@ -382,6 +385,15 @@ def architecture(
     "hidden": config.hidden,
     **changes,
   }
+
+
+@contextlib.contextmanager
+def _as_workdir_errors() -> Iterator[None]:
+  """What keeps a set from being read ends the run with its message alone."""
+  try:
+    yield
+  except (ImportError, OSError, ValueError) as error:
+    raise workdirs.WorkdirError(str(error)) from error
 
 
 def make_source(

@@ -11,7 +11,6 @@ from jaxocr.compress import distil
 from jaxocr.compress import opened as opened_lib
 from jaxocr.compress import rules as rules_lib
 from jaxocr.models import crnn
-from jaxocr.train import digit_tune
 from jaxocr.train import loop
 from jaxocr.train import objective
 from jaxocr.train import optimiser
@@ -21,6 +20,7 @@ from jaxocr.train import step as step_lib
 from jaxocr.train import text_config
 from jaxocr.train import text_run
 from jaxocr.train import text_step
+from jaxocr.train import tuning
 
 PyTree = Any
 
@@ -55,7 +55,7 @@ def tune(
   schedule = optimiser.make_schedule(
     learning_rate=learning_rate, warmup_steps=steps // 10, steps=steps
   )
-  tx = digit_tune.make_tx(schedule, config.clip_norm)
+  tx = tuning.make_tx(schedule, config.clip_norm)
   train_step = sharding.TrainStep(
     step_lib.make_train_step(
       opened,
@@ -79,7 +79,7 @@ def tune(
     return [line for line in lines if line.source == "rendered"]
 
   state = loop.fit(
-    digit_tune.begin(opened, tx, run.mesh),
+    tuning.begin(opened, tx, run.mesh),
     lambda state, done: train_step(state, run.assets, key, done, taught),
     look,
     plan=loop.Plan(
@@ -89,7 +89,7 @@ def tune(
       eval_every=steps,
       checkpoint_every=max(1, steps // 4),
       keep_checkpoints=1,
-      stage=digit_tune.NAME,
+      stage=tuning.NAME,
     ),
     workdir=folder,
     clock=run.clock,

@@ -16,6 +16,7 @@ from jaxocr.compress import packed
 from jaxocr.export import bundle
 from jaxocr.train import ship
 from jaxocr.train import text_run
+from jaxocr.train import workdirs
 from jaxocr.train import writers
 
 TINY = crnn.Config(
@@ -144,3 +145,12 @@ def test_the_defaults_are_valid_and_so_is_the_tiny_one():
 def test_what_cannot_work_is_refused_up_front(change, text):
   with pytest.raises(ValueError, match=text):
     dataclasses.replace(TINY, **change).validate()
+
+
+@pytest.mark.parametrize("field", ["eval_labels", "train_data"])
+def test_a_set_that_cannot_be_read_ends_the_run(field, tmp_path):
+  empty = tmp_path / "empty"
+  empty.mkdir()
+  config = dataclasses.replace(TINY, **{field: str(empty)})
+  with pytest.raises(workdirs.WorkdirError, match="no known set"):
+    crnn.run(config, tmp_path / "run")

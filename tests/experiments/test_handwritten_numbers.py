@@ -71,3 +71,9 @@ def test_all_digits_must_be_known(tmp_path):
   path.write_text("0\n1\n2\n", encoding="utf-8")
   with pytest.raises(ValueError, match="lacks 3456789; it must"):
     dataclasses.replace(CONFIG, alphabet=str(path)).validate()
+
+
+def test_it_draws_all_lines_itself(tmp_path):
+  config = dataclasses.replace(CONFIG, train_data=str(tmp_path))
+  with pytest.raises(workdirs.WorkdirError, match="draws lines of its own"):
+    handwritten_numbers.run(config, tmp_path / "run")
