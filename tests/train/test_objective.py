@@ -65,6 +65,39 @@ def test_equals_the_sum_over_all_paths(ids):
   assert float(loss) == pytest.approx(brute_force(logits, ids), abs=1e-4)
 
 
+def test_equals_torch_in_value_and_gradient():
+  torch = pytest.importorskip("torch")
+  frames, classes = 12, 5
+  rng = np.random.default_rng(0)
+  labels = [
+    [],
+    [1, 2, 3],
+    [2, 2, 2, 2],
+    [4, 4, 1, 1, 3, 3],
+    [1] * 6,  # Eleven frames at least.
+    [1, 2, 3, 4, 1, 2, 3, 4, 3, 2, 1],
+    [1, 2, 3, 4, 1, 2, 3, 4, 3, 2, 1, 4],  # One way only.
+  ]
+  logits = 3 * rng.normal(size=(len(labels), frames, classes)).astype("f4")
+  batch = make_batch(labels, size=frames)
+
+  def ours(x):
+    return objective.ctc_objective(said(x), batch)[0]
+
+  peer = torch.tensor(logits, requires_grad=True)
+  theirs = torch.nn.functional.ctc_loss(
+    peer.log_softmax(-1).transpose(0, 1),
+    torch.tensor([k for ids in labels for k in ids]),
+    torch.full((len(labels),), frames),
+    torch.tensor([len(ids) for ids in labels]),
+    reduction="sum",
+  ) / len(labels)
+  theirs.backward()
+  value, gradient = jax.value_and_grad(ours)(jnp.asarray(logits))
+  assert float(value) == pytest.approx(theirs.item(), abs=1e-4)
+  np.testing.assert_allclose(gradient, peer.grad.numpy(), atol=1e-5)
+
+
 def test_masked_lines_count_nowhere():
   logits = jax.random.normal(jax.random.key(0), (3, 6, 4))
   labels = [[1, 2], [3], [2, 2]]
