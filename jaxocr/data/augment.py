@@ -44,7 +44,7 @@ def augment_lines(
   _, height, width = image.shape
 
   def change(key, line, line_px):
-    shape, grain = jax.random.split(key)
+    shape, grain = dice.fold_in(key, 0), dice.fold_in(key, 1)
     roll = dice.Dice(shape)
     draw = render.draws(roll, strengths)
     y = jnp.arange(height, dtype=jnp.float32)[:, None] + 0.5

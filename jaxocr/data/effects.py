@@ -150,9 +150,9 @@ def _noise_fields(key, height, width):
 
   All are one field of noise, looked at in places that are pixels apart.
   """
-  # Two pixels to a word: random bits are a loop of their own on each backend.
+  # Two pixels to a word.
   half = width // 2 + 4
-  bits = jax.random.bits(key, (height + 4, half), jnp.uint32)
+  bits = dice.bits(key, (height + 4) * half).reshape(height + 4, half)
   bits = jnp.concatenate([bits & 0xFFFF, bits >> 16], axis=1)
   white = ((bits & 0xFF) + (bits >> 8)).astype(jnp.float32) / 127.5 - 2
 

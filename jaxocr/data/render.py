@@ -106,7 +106,7 @@ def render_lines(
   atlas = jax.tree.map(jnp.asarray, atlas)
 
   def draw(key, label, length):
-    shape, grain = jax.random.split(key)
+    shape, grain = dice.fold_in(key, 0), dice.fold_in(key, 1)
     roll = dice.Dice(shape)
     ink, draw, line_px = _draw_ink(
       roll, atlas, label, length, height, width, strengths

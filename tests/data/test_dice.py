@@ -11,6 +11,10 @@ KEY = jax.random.key(5)
 DRAWS = 4096
 
 
+def _key(*words):
+  return jax.random.wrap_key_data(jnp.array(words, jnp.uint32))
+
+
 def _many(draw):
   """`draw(roll)` for many keys."""
   keys = jax.random.split(KEY, DRAWS)
@@ -29,6 +33,36 @@ def test_numbers_come_in_one_order_however_they_are_taken():
 def test_the_key_decides():
   other = dice.Dice(jax.random.key(6)).take(3)
   assert not (dice.Dice(KEY).take(3) == other).any()
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_bits_are_those_of_jax(impl):
+  key = jax.random.key(2**40 + 3, impl=impl)
+  expected = jax.random.bits(key, (301,), jnp.uint32)
+  np.testing.assert_array_equal(dice.bits(key, 301), expected)
+  np.testing.assert_array_equal(
+    dice.uniform(key, 301), jax.random.uniform(key, (301,))
+  )
+  for index in (0, 1, 77):
+    found = dice.fold_in(key, index)
+    assert found.dtype == key.dtype
+    np.testing.assert_array_equal(
+      jax.random.key_data(found),
+      jax.random.key_data(jax.random.fold_in(key, index)),
+    )
+
+
+def test_threefry_by_its_published_vectors():
+  """The first known answer of Random123, which the paper comes with."""
+  x, y = dice._threefry(_key(0, 0), jnp.uint32(0))
+  assert (hex(x), hex(y)) == ("0x6b200159", "0x99ba4efe")
+
+
+def test_fold_in_is_also_a_split():
+  np.testing.assert_array_equal(
+    jax.random.key_data(dice.fold_in(KEY, 1)),
+    jax.random.key_data(jax.random.split(KEY)[1]),
+  )
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.25, 1.0])
