@@ -146,14 +146,15 @@ class Config(text_config.TextConfig):
   teacher: str = ""
   # Updates of a cell, over its stages.
   steps: int = 300
-  # Runs of a cell; they see different lines.
+  # Runs of a cell; they see different lines. The same folder may be gone on
+  # with for more of them.
   seeds: int = 3
   # Cells whose whole name matches this regex; empty: all. It may be another
   # one each time the same folder is gone on with.
   only: str = ""
 
   # Fields that say what to do now, not what the results are.
-  SELECTIONS: ClassVar[tuple[str, ...]] = ("only",)
+  SELECTIONS: ClassVar[tuple[str, ...]] = ("only", "seeds")
 
   def validate(self) -> None:
     """Raises ValueError for the first thing that cannot work."""

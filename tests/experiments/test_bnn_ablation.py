@@ -18,6 +18,7 @@ from jaxocr.train import ship
 from jaxocr.train import state as state_lib
 from jaxocr.train import text_run
 from jaxocr.train import text_step
+from jaxocr.train import workdirs
 from jaxocr.train import writers
 
 CONFIG = bnn_ablation.Config()
@@ -145,6 +146,24 @@ def test_cells_of_a_seed_see_the_same_lines(tmp_path, monkeypatch):
   assert [step for _, step in cells[4]] == list(range(10))
   names = [line[0] for line in seen[40:50]]
   assert names == ["stages_two_signs"] * 5 + ["stages_two"] * 5
+
+
+def test_more_seeds_of_a_done_grid_train_those_alone(tmp_path, monkeypatch):
+  config = dataclasses.replace(CONFIG, steps=10, eval_lines=4, log_every=1)
+  one = {"only": "base", "seeds": 1}
+  workdirs.claim(
+    tmp_path, "bnn_ablation", dataclasses.replace(config, **one), False
+  )
+  first = _small(tmp_path, monkeypatch, **one)
+  more = {"only": "base", "seeds": 2}
+  assert not workdirs.claim(
+    tmp_path, "bnn_ablation", dataclasses.replace(config, **more), False
+  )
+  second = _small(tmp_path, monkeypatch, **more)
+  assert len(first) == len(second) == 10
+  assert not {line[1] for line in first} & {line[1] for line in second}
+  report = json.loads((tmp_path / "report.json").read_text())
+  assert report["cells"][0]["seeds"] == 2
 
 
 def test_an_earlier_cell_leaves_the_curves_of_a_later_one(
