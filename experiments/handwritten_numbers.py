@@ -42,22 +42,22 @@ class Config(text_config.TextConfig):
   # Where TFDS keeps prepared sets; empty: ~/tensorflow_datasets.
   data_dir: str = ""
   # Updates.
-  steps: int = 3500
+  steps: int = 5000
   # Fewest digits of a line.
   min_length: int = 4
   # Most.
   max_length: int = 8
-  # Eight digits of 18 px.
-  width: int = 160
+  # Eight digits of 22 px.
+  width: int = 192
   learning_rate: float = 3e-3
-  ema_decay: float = 0.99
-  eval_every: int = 500
   # A flat scan of handwriting: hands bring the variety themselves, and a MNIST
   # digit, 20 px high, has no detail that could be blurred, faded or cut away.
   strengths: render.RenderStrengths = dataclasses.field(
     default_factory=lambda: render.RenderStrengths(
+      size=0.08,
       stretch=0.15,
-      slant=0.1,
+      slant=0.15,
+      rotation=0.04,
       perspective=0.04,
       pitch=0.0,
       jitter=0.0,
@@ -67,17 +67,25 @@ class Config(text_config.TextConfig):
       low_resolution=0.0,
       neighbours=0.0,
       rules=0.0,
-      fade=0.25,
+      fade=0.15,
       patches=0.0,
-      blur=0.4,
+      blur=0.2,
       motion=0.0,
-      noise=0.03,
+      noise=0.02,
+    )
+  )
+  # Of the lines that it is judged by: MNIST's test digits as they are, black on
+  # white, apart and of a height as hands have it.
+  test_strengths: render.RenderStrengths = dataclasses.field(
+    default_factory=lambda: dataclasses.replace(
+      render.NOTHING, size=0.05, spacing=0.1
     )
   )
 
   def validate(self) -> None:
     """Raises ValueError for the first thing that cannot work."""
     super().validate()
+    self.test_strengths.validate()
     alphabet = alphabet_lib.load_alphabet(self.alphabet)
     missing = set("0123456789") - set(alphabet.characters)
     if missing:
@@ -141,6 +149,7 @@ def make_lines(config: Config, alphabet: alphabet_lib.Alphabet):
       width=config.width,
       lengths=(config.min_length, config.max_length),
       strengths=config.strengths,
+      test_strengths=config.test_strengths,
     )
   except (digits.DataError, idx.IdxError, ValueError) as error:
     raise workdirs.WorkdirError(str(error)) from error

@@ -6,6 +6,8 @@ of them, so that a doubled digit is not a doubled image.
 """
 
 from collections.abc import Callable
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -80,8 +82,9 @@ def make_source(
   width: int,
   lengths: tuple[int, int],
   strengths: render.RenderStrengths,
-) -> tuple[atlas_lib.GlyphAtlas, atlas_lib.GlyphAtlas, Callable]:
-  """Atlases of the two parts, and `sample(atlas, keys [B]) -> Batch`.
+  test_strengths: render.RenderStrengths,
+) -> tuple[Any, Any, Callable]:
+  """Assets of the two parts, and `sample(assets, keys [B]) -> Batch`.
 
   Args:
     train: Digits to learn from.
@@ -90,14 +93,17 @@ def make_source(
     height: H, px.
     width: W, px.
     lengths: The fewest and the most digits of a line.
-    strengths: Of the renderer.
+    strengths: Of the renderer, for lines to learn from.
+    test_strengths: Likewise, for lines to judge by.
   """
   fewest, most = lengths
   class_ids = jnp.array(
     [1 + alphabet.characters.index(d) for d in "0123456789"], jnp.int32
   )
 
-  def sample(atlas, keys) -> batch_lib.Batch:
+  def sample(assets, keys) -> batch_lib.Batch:
+    atlas, strengths = assets
+
     def draw(key):
       for_length, for_digits, for_image = jax.random.split(key, 3)
       length = jax.random.randint(for_length, (), fewest, most + 1)
@@ -119,9 +125,10 @@ def make_source(
       length,
       height=height,
       width=width,
-      strengths=strengths,
+      strengths=render.RenderStrengths(**strengths),
     )
     mask = jnp.ones(label.shape[:1], jnp.float32)
     return batch_lib.Batch(image=image, label=label, length=length, mask=mask)
 
-  return build_atlas(train), build_atlas(test), sample
+  learnt, judged = map(dataclasses.asdict, (strengths, test_strengths))
+  return (build_atlas(train), learnt), (build_atlas(test), judged), sample

@@ -74,6 +74,12 @@ class RenderStrengths:
         )
 
 
+# No effect at all.
+NOTHING = RenderStrengths(
+  **{field.name: 0.0 for field in dataclasses.fields(RenderStrengths)}
+)
+
+
 def render_lines(
   keys: jax.Array,
   atlas: atlas_lib.GlyphAtlas,

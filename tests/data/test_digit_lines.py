@@ -1,7 +1,8 @@
 """Lines of real digits: the atlas and what is drawn of it."""
 
+import dataclasses
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -9,10 +10,6 @@ from jaxocr.data import digit_lines
 from jaxocr.data import idx
 from jaxocr.data import render
 from jaxocr.text import alphabet as alphabet_lib
-
-OFF = render.RenderStrengths(
-  **{name: 0.0 for name in render.RenderStrengths.__dataclass_fields__}
-)
 
 
 def bars(each=40):
@@ -52,11 +49,15 @@ def test_lines_show_their_labels():
     height=32,
     width=160,
     lengths=(2, 4),
-    strengths=OFF,
+    strengths=render.NOTHING,
+    test_strengths=dataclasses.replace(render.NOTHING, inverted=1.0),
   )
-  assert len(train.names) == 2 and len(test.names) == 1
+  assert len(train[0].names) == 2 and len(test[0].names) == 1
   keys = jax.random.split(jax.random.key(0), 12)
-  batch = jax.device_get(jax.jit(sample)(jax.tree.map(jnp.asarray, test), keys))
+  draw = jax.jit(sample)
+  learnt, batch = jax.device_get([draw(lines, keys) for lines in (train, test)])
+  # Each with the strengths of its part.
+  assert np.median(learnt.image) > 0.9 and np.median(batch.image) < 0.1
   assert set(batch.length) == {2, 3, 4}
   for image, label, length in zip(
     batch.image[..., 0], batch.label, batch.length, strict=True

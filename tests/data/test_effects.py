@@ -12,9 +12,7 @@ from jaxocr.data import dice
 from jaxocr.data import effects
 from jaxocr.data import render
 
-OFF = render.RenderStrengths(
-  **{f.name: 0.0 for f in dataclasses.fields(render.RenderStrengths)}
-)
+OFF = render.NOTHING
 SIZE, MIDDLE = 33, 16
 
 

@@ -19,9 +19,7 @@ from jaxocr.text import alphabet as alphabet_lib
 
 ALPHABET = alphabet_lib.Alphabet("0123456789.fj/% ", "test")
 FACES = {face.name: face for face in atlas_lib.default_fonts()}
-OFF = render.RenderStrengths(
-  **{f.name: 0.0 for f in dataclasses.fields(render.RenderStrengths)}
-)
+OFF = render.NOTHING
 
 
 _MAX_LENGTH = 20
