@@ -49,6 +49,7 @@ def export(
   *,
   out: str | os.PathLike | None = None,
   int8: bool = False,
+  dense: bool = False,
   decode: bool = False,
   flavour: str = "fast",
   check: bool = False,
@@ -62,6 +63,8 @@ def export(
     to: One of TARGETS.
     out: The file; None: in the current folder, called like the bundle.
     int8: Whether products are to be of 8-bit integers.
+    dense: Whether weights lie in the file as float32 (ONNX). By default they
+      lie there as they are packed: as fast once it is loaded, and far smaller.
     decode: Whether the file gives classes as well (ONNX).
     flavour: Of MNN: `fast` or `small`.
     check: Whether to run the file beside the bundle.
@@ -84,7 +87,12 @@ def export(
     raise ValueError(f"--out {target}: there is no folder {target.parent}")
   try:
     said, stated, reference = write(
-      found, target, int8=int8, decode=decode, flavour=flavour
+      found,
+      target,
+      int8=int8,
+      dense=dense,
+      decode=decode,
+      flavour=flavour,
     )
   except OSError as error:
     raise ValueError(
@@ -104,6 +112,7 @@ def write(
   target: pathlib.Path,
   *,
   int8: bool = False,
+  dense: bool = False,
   decode: bool = False,
   flavour: str = "fast",
   reference=None,
@@ -113,24 +122,38 @@ def write(
   Args:
     model: The recogniser.
     target: Ends in .onnx or .mnn.
-    int8, decode, flavour: As of `export`.
+    int8, dense, decode, flavour: As of `export`.
     reference: Its `engines.JaxEngine`, where there is one already.
 
   Returns:
     What is in the file, in a few words; what the JSON holds; the network
     itself, an `engines.JaxEngine`.
+
+  Raises:
+    As `export`.
   """
   from jaxocr.export import card
   from jaxocr.export import engines
   from jaxocr.export import mnn_file
   from jaxocr.export import onnx_file
 
+  if dense and target.suffix == ".mnn":
+    raise ValueError(
+      "dense is for ONNX; MNN's files hold packed weights where it can compute "
+      "with them, see --flavour"
+    )
+  if dense and int8:
+    raise ValueError(
+      "dense weights are floats, int8 computes with integers; leave one out"
+    )
   reference = reference or engines.JaxEngine(model)
   stated = card.make(model, reference)
   if target.suffix == ".mnn":
     said = mnn_file.save(target, model, flavour=flavour, int8=int8)
   else:
-    proto = onnx_file.make_model(model, integer=int8, decode=decode)
+    proto = onnx_file.make_model(
+      model, stored=not dense, integer=int8, decode=decode
+    )
     onnx_file.save(target, proto)
     said = onnx_file.describe(proto)
   try:
