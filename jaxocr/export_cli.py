@@ -8,7 +8,7 @@ def add_parser(commands) -> argparse.ArgumentParser:
   """Adds `export` to the parser of the `jaxocr` command, and returns it."""
   parser = commands.add_parser(
     "export",
-    help="write a recogniser as ONNX or MNN, and prove it",
+    help="write a recogniser of lines or digits as ONNX or MNN, and prove it",
     description="Writes FILE.onnx or FILE.mnn, and FILE.onnx.json or "
     "FILE.mnn.json with the alphabet, the preprocessing and a line to test "
     "oneself with.",
@@ -55,6 +55,13 @@ def add_parser(commands) -> argparse.ArgumentParser:
     "--labels",
     metavar="TSV",
     help="real lines for --check, a file of path<TAB>label",
+  )
+  parser.add_argument(
+    "--mnist-dir",
+    default="",
+    metavar="FOLDER",
+    help="MNIST's four files, for --check of a digit network (default: "
+    "scikit-learn's digits)",
   )
   parser.add_argument(
     "--threads", type=positive, default=1, help="of --check (default: 1)"

@@ -54,6 +54,7 @@ def export(
   flavour: str = "fast",
   check: bool = False,
   labels: str | os.PathLike | None = None,
+  mnist_dir: str = "",
   threads: int = 1,
 ) -> Iterator[str]:
   """Writes the file and its JSON; yields what there is to say, line by line.
@@ -69,6 +70,8 @@ def export(
     flavour: Of MNN: `fast` or `small`.
     check: Whether to run the file beside the bundle.
     labels: Real lines for that, a file of path<TAB>label.
+    mnist_dir: Folder with MNIST's files, to check a digit network on its test
+      images; empty: on those of scikit-learn's digits.
     threads: Of the engine that is checked.
 
   Raises:
@@ -77,9 +80,10 @@ def export(
     ValueError: Not a bundle, or one that cannot be exported so.
   """
   from jaxocr import reader as reader_lib
+  from jaxocr.export import digit_model
 
   path = reader_lib.find_model(model)
-  found = reader_lib.load_model(path)
+  found = load(path)
   target = pathlib.Path(out or f"{path.stem}.{to}")
   if target.suffix != f".{to}":
     raise ValueError(f"--out {target}: call it NAME.{to}")
@@ -103,8 +107,25 @@ def export(
     f"{path.name} {path.stat().st_size:,} bytes, "
     f"{stated['content_hash'][:12]}"
   )
-  if check:
+  if check and isinstance(reference, digit_model.JaxEngine):
+    yield from _check_digits(target, reference, stated, mnist_dir, threads)
+  elif check:
     yield from _check(target, found, reference, stated, labels, threads)
+
+
+def load(path: pathlib.Path):
+  """A `reader.Model` or a `digit_model.DigitModel`, whichever a bundle holds.
+
+  Raises:
+    OSError, ValueError: As they do.
+  """
+  from jaxocr import reader as reader_lib
+  from jaxocr.export import bundle
+  from jaxocr.export import digit_model
+
+  if digit_model.is_digits(bundle.load_bundle(path)):
+    return digit_model.load(path)
+  return reader_lib.load_model(path)
 
 
 def write(
@@ -117,22 +138,24 @@ def write(
   flavour: str = "fast",
   reference=None,
 ):
-  """Writes a `reader.Model` and its JSON; as `export` but without words.
+  """Writes a recogniser and its JSON; as `export` but without words.
 
   Args:
-    model: The recogniser.
+    model: A `reader.Model` or a `digit_model.DigitModel`.
     target: Ends in .onnx or .mnn.
     int8, dense, decode, flavour: As of `export`.
-    reference: Its `engines.JaxEngine`, where there is one already.
+    reference: Its engine of JAX, where there is one already.
 
   Returns:
     What is in the file, in a few words; what the JSON holds; the network
-    itself, an `engines.JaxEngine`.
+    itself, an `engines.JaxEngine` or a `digit_model.JaxEngine`.
 
   Raises:
     As `export`.
   """
   from jaxocr.export import card
+  from jaxocr.export import digit_card
+  from jaxocr.export import digit_model
   from jaxocr.export import engines
   from jaxocr.export import mnn_file
   from jaxocr.export import onnx_file
@@ -146,8 +169,12 @@ def write(
     raise ValueError(
       "dense weights are floats, int8 computes with integers; leave one out"
     )
-  reference = reference or engines.JaxEngine(model)
-  stated = card.make(model, reference)
+  if isinstance(model, digit_model.DigitModel):
+    reference = reference or digit_model.JaxEngine(model)
+    stated = digit_card.make(model, reference)
+  else:
+    reference = reference or engines.JaxEngine(model)
+    stated = card.make(model, reference)
   if target.suffix == ".mnn":
     said = mnn_file.save(target, model, flavour=flavour, int8=int8)
   else:
@@ -162,6 +189,17 @@ def write(
     target.unlink()  # Nobody can use one without the other.
     raise
   return said, stated, reference
+
+
+def _check_digits(target, reference, stated, mnist_dir, threads):
+  from jaxocr.data import digits
+  from jaxocr.export import digit_check
+  from jaxocr.export import engines
+
+  session = engines.SESSIONS[target.suffix[1:]](target, threads=threads)
+  name = digits.MNIST if mnist_dir else digits.SKLEARN
+  found = digits.load(name, mnist_dir=mnist_dir)
+  yield from digit_check.told(session, reference, stated, found)
 
 
 def _check(target, found, reference, stated, labels, threads):

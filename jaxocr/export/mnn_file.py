@@ -19,10 +19,9 @@ import numpy as np
 
 from jaxocr import files
 from jaxocr.compress import packed as packed_lib
-from jaxocr.export import onnx_crnn
 from jaxocr.export import onnx_file
+from jaxocr.export import onnx_layers
 from jaxocr.export import weights
-from jaxocr.models import lstm
 
 # fast: MNN's own LSTM, with float weights. small: an LSTM of products, whose
 # weights can be 8-bit integers; it takes nearly twice the time.
@@ -69,8 +68,8 @@ def save(
       "keeps the weights as small"
     )
   writer = onnx_file.start(model, stored=False, for_mnn=True)
-  frames = ("N", "T", model.network.num_classes)
-  proto = onnx_file.finish(writer, model, {writer.write(): ("float", frames)})
+  outputs = {writer.write(): ("float", writer.logits_shape)}
+  proto = onnx_file.finish(writer, model, outputs)
   layers = integer_layers(writer) if int8 else []
   if int8 and not layers:
     raise ValueError(
@@ -98,7 +97,7 @@ def save(
   )
 
 
-def integer_layers(writer: onnx_crnn.Writer) -> list[onnx_crnn.Conv]:
+def integer_layers(writer: onnx_layers.Layers) -> list[onnx_layers.Conv]:
   """Convolutions of integer weights between two rounded features."""
   return [
     conv
@@ -157,23 +156,12 @@ def _state(layer: dict[str, Any], writer, integers) -> None:
   name = layer["opName"]
   graph = writer.graph
   stated["asymmetric"] = False
-  convs = {conv.output: conv for conv in writer.convs}
-  # A convolution may be called after an offset that went into it.
-  known = convs.get(name) or convs.get(_MERGED.get(name, ""))
-  if known is not None:
-    bits = weight_bits(graph.parameter(known.kernel))
-  elif name.startswith("logits"):
-    bits = weight_bits(graph.parameter("head/kernel"))
-  else:  # Products of the LSTM: MNN numbers them.
-    kernels = [
-      graph.parameter(f"bilstm/{direction}_{kind}_kernel")
-      for direction in lstm.DIRECTIONS
-      for kind in ("input", "recurrent")
-    ]
-    found = {weight_bits(kernel) for kernel in kernels}
-    bits = found.pop() if len(found) == 1 else 0
+  kernels = [graph.parameter(path) for path in writer.kernels_of(name)]
+  found = {weight_bits(kernel) for kernel in kernels}
+  bits = found.pop() if len(found) == 1 else 0
   stated["bits"] = bits
-  if known not in integers:
+  known = next((conv for conv in integers if conv.name == name), None)
+  if known is None:
     return
   parameter = graph.parameter(known.kernel)
   scales = parameter.per_channel("scale", known.layout).reshape(-1)
@@ -187,11 +175,7 @@ def _state(layer: dict[str, Any], writer, integers) -> None:
     layer[side] = [_activation(tensor, writer.grids[tensor])]
 
 
-# The stem's offset before its RPReLU is constant and follows at once.
-_MERGED = {"backbone/stem_bend/before": "backbone/stem"}
-
-
-def _activation(name: str, grid: onnx_crnn.Grid) -> dict[str, Any]:
+def _activation(name: str, grid: onnx_layers.Grid) -> dict[str, Any]:
   """MNN's codes are signed: ours less 128."""
   return {
     "name": name,

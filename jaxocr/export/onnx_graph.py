@@ -142,18 +142,16 @@ class Graph:
       arranged = onnx_codebooks.arrange(found, layout)
       if arranged is not None:
         return self._books(name, arranged, found[0].packed.codewords)
-    return self.constant(
-      name, _side_by_side([layout(self.values(path)) for path in paths])
+    return self._floats(
+      name, _side_by_side([layout(p.values) for p in found]), found
     )
 
   def rows(self, name: str, layout: weights.Layout, *paths: str) -> str:
     """Parameters side by side, [n, ...], half floats where all of them are."""
     found = [self.parameter(path) for path in paths]
-    stacked = np.stack([layout(p.values) for p in found])
-    if not self.stored or {p.packed.form for p in found} != {"float16"}:
-      return self.constant(name, stacked)
-    half = self.constant(f"{name}.half", stacked, np.float16)
-    return self.node("Cast", half, output=name, to=onnx_functions.FLOAT)
+    return self._floats(
+      name, np.stack([layout(p.values) for p in found]), found
+    )
 
   def is_integer(self, path: str) -> bool:
     """Whether a parameter is stored in integers with a scale and no offset."""
@@ -196,6 +194,13 @@ class Graph:
         "architecture, train again"
       )
     return self._parameters[path]
+
+  def _floats(self, name, values, found):
+    """Values of parameters, half floats where all of them are."""
+    if not self.stored or {p.packed.form for p in found} != {"float16"}:
+      return self.constant(name, values)
+    half = self.constant(f"{name}.half", values, np.float16)
+    return self.node("Cast", half, output=name, to=onnx_functions.FLOAT)
 
   def _bits(self, name, layout, found):
     """One bit a weight, [R, ceil(n / 8), 1], and a scale for each row of n."""

@@ -63,14 +63,14 @@ def weights(form):
   shapes = jax.eval_shape(
     lambda: network.init(jax.random.key(0), image, train=False)
   )
-  found = jax.tree_util.tree_map_with_path(_random, shapes)
+  found = jax.tree_util.tree_map_with_path(random, shapes)
   if form == "zeros":
     found = jax.tree_util.tree_map_with_path(_without_stem, found)
   params = found.pop("params")
   return ship.Weights(params, found)
 
 
-def _random(path, leaf):
+def random(path, leaf):
   name = jax.tree_util.keystr(path, simple=True, separator="/")
   rng = np.random.default_rng(zlib.crc32(name.encode()))
   kind = name.rpartition("/")[2]
