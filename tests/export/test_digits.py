@@ -118,7 +118,7 @@ def test_weights_are_stored_as_in_the_bundle(made, tmp_path):
 
 def test_integers_of_onnxruntime_are_near(made, tmp_path):
   session, reference, *_ = _session(
-    made, "lenet5", "int8", tmp_path / "m.onnx", int8=True
+    made, "lenet5", "qat", tmp_path / "m.onnx", int8=True
   )
   image = tiny_digits.images(32)
   wanted = reference.logits(image)
@@ -152,7 +152,7 @@ def test_mnn_gives_the_logits_of_flax(made, tmp_path, network, form):
 def test_mnn_counts_integer_layers(made, tmp_path):
   pytest.importorskip("MNN")
   session, reference, said, _ = _session(
-    made, "lenet5", "int8", tmp_path / "m.mnn", int8=True
+    made, "lenet5", "qat", tmp_path / "m.mnn", int8=True
   )
   assert said.endswith(", 3 of integers")  # c3, c5, f6.
   image = tiny_digits.images(32)

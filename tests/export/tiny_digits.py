@@ -46,6 +46,8 @@ def save(path, network, form, **fields):
 def _random(path, leaf):
   if path[-1].key == "low":
     return np.float32(0)  # As after a ReLU.
+  if path[-1].key == "high":
+    return np.float32(8)  # Nothing is cut off.
   return tiny.random(path, leaf)
 
 
