@@ -41,12 +41,6 @@ def add_parser(commands) -> argparse.ArgumentParser:
     help="ONNX: the best class of each frame is an output as well",
   )
   parser.add_argument(
-    "--flavour",
-    choices=("fast", "small"),
-    default="fast",
-    help="MNN: fast keeps the LSTM's weights float (default: fast)",
-  )
-  parser.add_argument(
     "--check",
     action="store_true",
     help="run the file beside the model: logits, strings, accuracy, time",

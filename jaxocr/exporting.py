@@ -51,7 +51,6 @@ def export(
   int8: bool = False,
   dense: bool = False,
   decode: bool = False,
-  flavour: str = "fast",
   check: bool = False,
   labels: str | os.PathLike | None = None,
   mnist_dir: str = "",
@@ -67,7 +66,6 @@ def export(
     dense: Whether weights lie in the file as float32 (ONNX). By default they
       lie there as they are packed: as fast once it is loaded, and far smaller.
     decode: Whether the file gives classes as well (ONNX).
-    flavour: Of MNN: `fast` or `small`.
     check: Whether to run the file beside the bundle.
     labels: Real lines for that, a file of path<TAB>label.
     mnist_dir: Folder with MNIST's files, to check a digit network on its test
@@ -96,7 +94,6 @@ def export(
       int8=int8,
       dense=dense,
       decode=decode,
-      flavour=flavour,
     )
   except OSError as error:
     raise ValueError(
@@ -135,7 +132,6 @@ def write(
   int8: bool = False,
   dense: bool = False,
   decode: bool = False,
-  flavour: str = "fast",
   reference=None,
 ):
   """Writes a recogniser and its JSON; as `export` but without words.
@@ -143,7 +139,7 @@ def write(
   Args:
     model: A `reader.Model` or a `digit_model.DigitModel`.
     target: Ends in .onnx or .mnn.
-    int8, dense, decode, flavour: As of `export`.
+    int8, dense, decode: As of `export`.
     reference: Its engine of JAX, where there is one already.
 
   Returns:
@@ -162,8 +158,8 @@ def write(
 
   if dense and target.suffix == ".mnn":
     raise ValueError(
-      "dense is for ONNX; MNN's files hold packed weights where it can compute "
-      "with them, see --flavour"
+      "dense is for ONNX; MNN's files hold packed weights wherever MNN can "
+      "compute with them"
     )
   if dense and int8:
     raise ValueError(
@@ -176,7 +172,7 @@ def write(
     reference = reference or engines.JaxEngine(model)
     stated = card.make(model, reference)
   if target.suffix == ".mnn":
-    said = mnn_file.save(target, model, flavour=flavour, int8=int8)
+    said = mnn_file.save(target, model, int8=int8)
   else:
     proto = onnx_file.make_model(
       model, stored=not dense, integer=int8, decode=decode

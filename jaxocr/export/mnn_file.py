@@ -23,9 +23,6 @@ from jaxocr.export import onnx_file
 from jaxocr.export import onnx_layers
 from jaxocr.export import weights
 
-# fast: MNN's own LSTM, with float weights. small: an LSTM of products, whose
-# weights can be 8-bit integers; it takes nearly twice the time.
-FLAVOURS = ("fast", "small")
 _SCRIPT = "import sys, MNN, _tools; _tools.mnnconvert(sys.argv[1:])"
 _DONE = "Converted Success!"
 _TIMEOUT_S = 300
@@ -35,18 +32,15 @@ class ConversionError(ValueError):
   """MNN's converter did not do what it was told."""
 
 
-def save(
-  path: pathlib.Path, model, *, flavour: str = "fast", int8: bool = False
-) -> str:
-  """Writes a `reader.Model` aside, then renames it to `path`.
+def save(path: pathlib.Path, model, *, int8: bool = False) -> str:
+  """Writes a recogniser aside, then renames it to `path`.
 
   Features that the network rounds to integers are so only with `int8`, in the
   convolutions between two of them; elsewhere they stay as they are.
 
   Args:
     path: Ends in .mnn.
-    model: The recogniser.
-    flavour: One of FLAVOURS.
+    model: A `reader.Model` or a `digit_model.DigitModel`.
     int8: Whether such convolutions compute with 8-bit integers.
 
   Returns:
@@ -56,17 +50,9 @@ def save(
     ModuleNotFoundError: MNN or onnx is not installed.
     ConversionError: The converter failed, or left a layer as it was.
     ValueError: The bundle lacks a parameter, or `int8` is asked of one that has
-      nothing for it, or of `small`.
+      nothing for it.
   """
   _require_mnn()
-  if flavour not in FLAVOURS:
-    raise ValueError(f"flavour={flavour!r}; choose one of {FLAVOURS}")
-  if int8 and flavour == "small":
-    raise ValueError(
-      "flavour small cannot compute with integers: MNN 3.6.1 then gives other "
-      "logits from the second call on; choose fast, or leave out int8, which "
-      "keeps the weights as small"
-    )
   writer = onnx_file.start(model, stored=False, for_mnn=True)
   outputs = {writer.write(): ("float", writer.logits_shape)}
   proto = onnx_file.finish(writer, model, outputs)
@@ -80,7 +66,7 @@ def save(
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
     (folder / "model.onnx").write_bytes(proto.SerializeToString())
-    _compress(folder, writer, layers, flavour)
+    _compress(folder, writer, layers)
     found = _counted(folder)
     data = (folder / "model.mnn").read_bytes()
   if found["integer"] != len(layers):
@@ -92,7 +78,7 @@ def save(
   with files.aside(path) as part:
     part.write_bytes(data)
   return (
-    f"{flavour}, {found['convolutions']} convolutions, {found['packed']} of "
+    f"{found['convolutions']} convolutions, {found['packed']} of "
     f"them of packed weights, {found['integer']} of integers"
   )
 
@@ -125,10 +111,12 @@ def weight_bits(parameter: weights.Parameter) -> int:
   return tensor.bits if whole and tensor.zero_point is None else 0
 
 
-def _compress(folder, writer, layers, flavour):
+def _compress(folder, writer, layers):
   """model.onnx to model.mnn, in `folder`."""
-  own = ["--useOriginRNNImpl"] if flavour == "fast" else []
-  convert = ["-f", "ONNX", "--modelFile", "model.onnx", *own]
+  convert = ["-f", "ONNX", "--modelFile", "model.onnx"]
+  # Its own LSTM; else it makes one of products, which takes twice the time and,
+  # beside integers, gives other logits from the second call on (3.6.1).
+  convert.append("--useOriginRNNImpl")
   # Asked so, the converter writes down what it could compress, and how.
   _convert(
     folder,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import functools
 from typing import Any
 
+from jaxocr.export import onnx_functions
 from jaxocr.export import onnx_graph
 from jaxocr.export import onnx_layers
 from jaxocr.models import binary
@@ -66,10 +67,7 @@ class Writer(onnx_layers.Layers):
       return ("head/kernel",)
     # The stem's offset before its RPReLU is constant and follows at once.
     merged = {"backbone/stem_bend/before": "backbone/stem"}
-    if found := super().kernels_of(merged.get(layer, layer)):
-      return found
-    # Products of the LSTM: MNN numbers them.
-    return (*_both("bilstm/input_kernel"), *_both("bilstm/recurrent_kernel"))
+    return super().kernels_of(merged.get(layer, layer))
 
   def write(self) -> str:
     """Writes all nodes from `image` to `logits`; the name of the latter."""
@@ -183,7 +181,8 @@ class Writer(onnx_layers.Layers):
     shared = dict(name="bilstm", direction="bidirectional", hidden_size=hidden)
     # Engines want all three outputs named, whoever reads them.
     outputs = ("bilstm", "bilstm/last_hidden", "bilstm/last_cell")
-    if self.integer and all(map(graph.is_integer, [*paths[0], *paths[1]])):
+    whole = all(map(graph.is_integer, [*paths[0], *paths[1]]))
+    if self.integer and whole:
       kernels = [
         graph.integer_kernel(name, _lstm_layout_in_first, *pair, axis=-1)
         for name, pair in zip(names, paths, strict=True)
@@ -199,8 +198,9 @@ class Writer(onnx_layers.Layers):
         **shared,
       )
     else:
+      kernel = self._late_kernel if self.for_mnn and whole else graph.kernel
       w, r = (
-        graph.kernel(name, _lstm_layout, *pair)
+        kernel(name, lstm_layout, *pair)
         for name, pair in zip(names, paths, strict=True)
       )
       y, *_ = graph.nodes(
@@ -212,12 +212,39 @@ class Writer(onnx_layers.Layers):
     )
     return self.quantised(y, "context_range")
 
+  def _late_kernel(self, name, layout, *paths):
+    """A kernel that stays integers in MNN's file, as `Graph.kernel` otherwise.
+
+    MNN's LSTM takes floats, and its converter computes what is constant. So the
+    codes are put into a shape that the image's has a part in, though of 0, and
+    become floats in each call.
+    """
+    graph = self.graph
+    codes, scale, _ = graph.integer_kernel(f"{name}.late", layout, *paths)
+    shape = (len(paths), *layout(graph.values(paths[0])).shape)
+    nothing = "image/nothing"
+    if name.endswith("input_kernel"):  # Once for both.
+      whole = graph.node("Shape", IMAGE, output="image/shape")
+      graph.node("Sub", whole, whole, output="image/none")
+      graph.node(
+        "Gather", "image/none", graph.integers(0), output=nothing, axis=0
+      )
+    wanted = graph.node(
+      "Add", graph.integers(*shape), nothing, output=f"{name}/shape"
+    )
+    x = graph.node("Reshape", codes, wanted, output=f"{name}/codes")
+    x = graph.node("Cast", x, output=f"{name}/floats", to=onnx_functions.FLOAT)
+    rows = graph.node(
+      "Unsqueeze", scale, graph.integers(-1), output=f"{name}/scale"
+    )
+    return graph.node("Mul", x, rows, output=name)
+
   def _lstm_bias(self):
     """[2, 8 * hidden]: those of the inputs, then none for the recurrence."""
     graph = self.graph
     bias = graph.rows(
       "bilstm/bias",
-      lambda b: _lstm_layout(b[None])[:, 0],
+      lambda b: lstm_layout(b[None])[:, 0],
       *_both("bilstm/bias"),
     )
     pads = graph.integers(0, 0, 0, 4 * self._network.hidden)
@@ -241,7 +268,7 @@ def _column_layout(kernel, *, rows):
   return kernel.transpose(2, 1, 0)[..., None]
 
 
-def _lstm_layout(kernel):
+def lstm_layout(kernel):
   """[C, 4 * hidden] to [4 * hidden, C] with the gates in ONNX's order."""
   gates = kernel.T.reshape(4, -1, kernel.shape[0])
   return gates[_GATES].reshape(-1, kernel.shape[0])
@@ -249,7 +276,7 @@ def _lstm_layout(kernel):
 
 def _lstm_layout_in_first(kernel):
   """[C, 4 * hidden] with the gates in ONNX's order."""
-  return _lstm_layout(kernel).T
+  return lstm_layout(kernel).T
 
 
 def _both(name):

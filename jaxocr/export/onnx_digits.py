@@ -121,7 +121,12 @@ class Writer(onnx_layers.Layers):
 
   def max_pool(self, x, size, strides, *, padding=0):
     y = self._pool("MaxPool", x, size, strides, padding)
-    self._same(x.tensor, y.tensor)  # The largest of codes is one of them.
+    if self.for_mnn:
+      # MNN 3.6.1 pools codes wrongly where one is above 127 (on x86), so what
+      # is pooled stays float.
+      self.grids.pop(x.tensor, None)
+    else:
+      self._same(x.tensor, y.tensor)  # The largest of codes is one of them.
     return y
 
   def mean_pool(self, x, size):
