@@ -82,6 +82,16 @@ def export(
 
   path = reader_lib.find_model(model)
   found = load(path)
+  if isinstance(found, digit_model.DigitModel) and labels is not None:
+    raise ValueError(
+      f"--labels {labels} are of lines, {path} reads single digits; give "
+      "--mnist-dir, or neither"
+    )
+  if mnist_dir and not isinstance(found, digit_model.DigitModel):
+    raise ValueError(
+      f"--mnist-dir {mnist_dir} is for digit networks, {path} reads lines; "
+      "give --labels"
+    )
   target = pathlib.Path(out or f"{path.stem}.{to}")
   if target.suffix != f".{to}":
     raise ValueError(f"--out {target}: call it NAME.{to}")

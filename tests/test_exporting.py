@@ -167,6 +167,11 @@ def test_where_nothing_can_be_written(folder, capsys):
   assert "call it NAME.onnx" in err
 
 
+def test_images_of_digits_for_a_reader_of_lines(folder, capsys):
+  err = _fails(capsys, folder, "--to", "onnx", "--mnist-dir", "somewhere")
+  assert "is for digit networks" in err and "give --labels" in err
+
+
 def test_a_bundle_of_a_newer_version(folder, capsys):
   with safetensors.safe_open(folder / "m.safetensors", "numpy") as file:
     meta = json.loads(file.metadata()["jaxocr"])

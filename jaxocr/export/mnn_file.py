@@ -61,7 +61,7 @@ def save(path: pathlib.Path, model, *, int8: bool = False) -> str:
     raise ValueError(
       "this recogniser has no convolution with 8-bit weights between two "
       "features of 8 bits, which int8 needs; train one with "
-      "--experiment=qat_crnn, or export without int8"
+      "--experiment=qat_crnn (of digits: qat_digits), or export without int8"
     )
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)

@@ -47,8 +47,8 @@ def make_model(
   if integer and not writer.has_integers:
     raise ValueError(
       "this recogniser has neither a BiLSTM of 8-bit weights nor features of 8 "
-      "bits, which int8 needs; train one with --experiment=qat_crnn, or export "
-      "without int8"
+      "bits, which int8 needs; train one with --experiment=qat_crnn (digits: "
+      "qat_digits), or export without int8"
     )
   outputs = {logits: ("float", writer.logits_shape)}
   if decode:

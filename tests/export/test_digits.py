@@ -206,6 +206,8 @@ def test_check_by_the_command_line(made, tmp_path, capsys, monkeypatch):
   ):
     assert part in said
   assert err == "" and "but the bundle reads" not in said
+  assert cli.main([*asked, "--labels", "lines.tsv"]) == 2
+  assert "reads single digits; give --mnist-dir" in capsys.readouterr().err
   # As a reader of lines it is refused, with what it is for.
   for model in (path, out):
     assert cli.main(["read", "--model", str(model), "x.png"]) == 2
