@@ -2,7 +2,7 @@
 
   python launch.py --experiment=bnn_ablation
 
-Two cores: 40 min at 300 steps a cell. Logits give most of what a teacher gives.
+Two cores: 2 min a cell and seed. Features are most of what a teacher gives.
 
 Every cell starts from the shipped float teacher and changes one thing of the
 base: weights alpha * sign(w), features ApproxSign (W1A1) that start soft, logit

@@ -1,4 +1,4 @@
-"""Files that are never half-written."""
+"""Files that are never half-written, and why one cannot be read."""
 
 from collections.abc import Iterator
 import contextlib
@@ -24,3 +24,9 @@ def aside(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   except BaseException:
     part.unlink(missing_ok=True)
     raise
+
+
+def reason(error: Exception) -> str:
+  """Why, in one line and without the path, which the caller names."""
+  text = getattr(error, "strerror", None) or str(error)
+  return " ".join(text.split()) or type(error).__name__

@@ -13,6 +13,8 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
+from jaxocr import files
+
 HEIGHT_PX = 32
 MAX_PIXELS = (
   100_000_000  # Of the file; a larger one is refused before decoding.
@@ -161,7 +163,7 @@ def _open(file) -> np.ndarray:
       f"too large: over {MAX_PIXELS / 1e6:.0f} megapixels; crop or shrink it"
     ) from error
   except Exception as error:  # Decoders raise nearly anything on broken data.
-    raise PreprocessError(f"unreadable: {_one_line(error)}") from error
+    raise PreprocessError(f"unreadable: {files.reason(error)}") from error
 
 
 def _decode(image: PIL.Image.Image) -> np.ndarray:
@@ -177,7 +179,7 @@ def _decode(image: PIL.Image.Image) -> np.ndarray:
     image.load()
     return _grey(_upright(image))
   except Exception as error:
-    raise PreprocessError(f"unreadable: {_one_line(error)}") from error
+    raise PreprocessError(f"unreadable: {files.reason(error)}") from error
 
 
 def _upright(image: PIL.Image.Image) -> PIL.Image.Image:
@@ -244,8 +246,3 @@ def _from_deep(values: np.ndarray) -> np.ndarray:
   top = values.max()
   white = next((level for level in levels if top <= level), top)
   return np.round(np.clip(values / white, 0, 1) * 255).astype(np.uint8)
-
-
-def _one_line(error: Exception) -> str:
-  text = getattr(error, "strerror", None) or str(error)
-  return " ".join(text.split()) or type(error).__name__

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 import os
 import pathlib
 
+from jaxocr import files
 from jaxocr.text import alphabet as alphabet_lib
 
 _START, _OTHER = 0, -1  # States: before a word, in one that is not listed.
@@ -92,7 +93,8 @@ def read_words(path: str | os.PathLike) -> list[str]:
     text = pathlib.Path(path).read_text(encoding="utf-8-sig")
   except (OSError, UnicodeDecodeError) as error:
     raise ValueError(
-      f"word list {path}: {error}; give a UTF-8 file of one word a line"
+      f"word list {path}: {files.reason(error)}; give a UTF-8 file "
+      "of one word a line"
     ) from error
   return [line.split()[0] for line in text.split("\n") if line.strip()]
 

@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 
+from jaxocr import files
 from jaxocr.text import alphabet as alphabet_lib
 
 _END = ""  # What follows the last character.
@@ -131,5 +132,5 @@ def read_texts(path: str | os.PathLike) -> list[str]:
     return pathlib.Path(path).read_text(encoding="utf-8-sig").split("\n")
   except (OSError, UnicodeDecodeError) as error:
     raise ValueError(
-      f"text {path}: {error}; give a UTF-8 file of text"
+      f"text {path}: {files.reason(error)}; give a UTF-8 file of text"
     ) from error

@@ -2,7 +2,6 @@
 
 import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
-import contextlib
 import dataclasses
 import os
 import pathlib
@@ -15,12 +14,7 @@ import numpy as np
 from jaxocr.compress import rules as rules_lib
 from jaxocr.compress import summary
 from jaxocr.compress import transfer
-from jaxocr.data import atlas as atlas_lib
-from jaxocr.data import corpus as corpus_lib
-from jaxocr.data import mixture as mixture_lib
-from jaxocr.data import preprocess
 from jaxocr.data import real
-from jaxocr.data import source
 from jaxocr.models import crnn
 from jaxocr.text import alphabet as alphabet_lib
 from jaxocr.train import clock as clock_lib
@@ -35,6 +29,7 @@ from jaxocr.train import sharding
 from jaxocr.train import ship
 from jaxocr.train import stages as stages_lib
 from jaxocr.train import text_config
+from jaxocr.train import text_lines
 from jaxocr.train import text_step
 from jaxocr.train import workdirs
 from jaxocr.train import writers
@@ -80,19 +75,24 @@ class TextRun:
     self.workdir.mkdir(parents=True, exist_ok=True)
     self.clock = clock_lib.Clock()
     self.alphabet = alphabet_lib.load_alphabet(config.alphabet)
-    with _as_workdir_errors():
+    with text_lines.as_workdir_errors():
       self.files = [
         real.read_labels(path, self.alphabet)
         for path in text_config.split_paths(config.eval_labels)
       ]
     self.say(*(file.summary() for file in self.files))
     self.mesh = sharding.make_mesh()
-    self._mixture, mixed = None, None
+    self._mixed = None
     if lines is None:
-      assets, sample = make_source(config, self.alphabet, self.workdir)
+      assets, sample = text_lines.make_source(
+        config, self.alphabet, self.workdir
+      )
       lines = assets, assets, sample
       if config.train_data:
-        self._mixture, mixed = self._mix(*assets)
+        self._mixed = text_lines.MixedLines(
+          config, self.alphabet, assets, self.mesh, self.clock
+        )
+        self.say(*self._mixed.notes)
     elif config.train_data:
       raise workdirs.WorkdirError(
         f"train_data={config.train_data}: this experiment draws lines of its "
@@ -100,7 +100,7 @@ class TextRun:
       )
     learnt, judged, sample = lines
     self.sample = sample
-    self._training_sample = mixed or sample
+    self._training_sample = self._mixed.sample if self._mixed else sample
     whole = sharding.replicated(self.mesh)
     self.assets = sharding.place(learnt, whole)
     self._rendered = evaluate.RenderedLines(
@@ -135,7 +135,7 @@ class TextRun:
     taught = None if teacher is None else teacher[0]
     if self._key(stage, architecture, taught) in self._compiled:
       return
-    if self._mixture is not None:
+    if self._mixed:
       return  # Steps of several widths: each is compiled when it comes.
 
     def compile():
@@ -194,7 +194,6 @@ class TextRun:
     evaluator = self._evaluator(architecture, stage.rules)
 
     before = 0 if series is None else earlier
-
     feed = self._feed(earlier, stage.steps, seed)
 
     def update(state, done):
@@ -222,8 +221,8 @@ class TextRun:
       learning_rate=stage.schedule(self.config.warmup_steps),
     )
     self._steps[series] += stage.steps
-    if self._mixture is not None:
-      self.say(*self._mixture.told_broken())
+    if self._mixed:
+      self.say(*self._mixed.told_broken())
     return ship.Weights(
       *jax.device_get((state.ema_params, state.ema_collections))
     )
@@ -289,46 +288,11 @@ class TextRun:
       self.say(workdirs.figures(figures), f"report {page}")
     return figures
 
-  def _mix(self, atlas, corpus):
-    """The real lines to train on, and how they and rendered ones are drawn."""
-    config = self.config
-    with _as_workdir_errors():
-      mixture = mixture_lib.Mixture(
-        config.sources(),
-        self.alphabet,
-        widths=config.widths(),
-        batch_size=config.batch_size,
-        rendered_share=config.rendered_share,
-      )
-    self.say(*mixture.notes)
-    _, sample = source.make_mixed_source(
-      atlas,
-      corpus,
-      height=preprocess.HEIGHT_PX,
-      max_length=config.max_length,
-      strengths=config.strengths,
-      real_strengths=config.real_strengths,
-    )
-    return mixture, sample
-
   def _feed(self, earlier: int, steps: int, seed: int) -> Callable:
     """Updates done -> what the step's lines are drawn from."""
-    if self._mixture is None:
-      return lambda done: self.assets
-    batches = None
-
-    def feed(done):
-      nonlocal batches
-      if batches is None:  # Here, so that a resumed stage begins where it is.
-        batches = self._mixture.batches(
-          earlier + done, earlier + steps, seed=seed
-        )
-      with self.clock.waiting():
-        host = next(batches)
-      lines = sharding.split_lines(self.mesh)
-      return self.assets, sharding.place(host, lines)
-
-    return feed
+    if self._mixed:
+      return self._mixed.feed(self.assets, earlier, steps, seed)
+    return lambda done: self.assets
 
   def _step(self, stage, architecture, teacher):
     """Of the stage; what is compiled serves all of its runs."""
@@ -341,7 +305,7 @@ class TextRun:
         self._training_sample,
         self.mesh,
         teacher=teacher,
-        split_assets=False if self._mixture is None else (False, True),
+        split_assets=(False, True) if self._mixed else False,
       )
     return self._compiled[key]
 
@@ -385,53 +349,6 @@ def architecture(
     "hidden": config.hidden,
     **changes,
   }
-
-
-@contextlib.contextmanager
-def _as_workdir_errors() -> Iterator[None]:
-  """What keeps a set from being read ends the run with its message alone."""
-  try:
-    yield
-  except (ImportError, OSError, ValueError) as error:
-    raise workdirs.WorkdirError(str(error)) from error
-
-
-def make_source(
-  config: text_config.TextConfig,
-  alphabet: alphabet_lib.Alphabet,
-  workdir: pathlib.Path,
-):
-  """Lines of the config's fonts; (assets, sample) as of `data.source`.
-
-  The glyphs are kept in the workdir, so that a resumed run draws the same even
-  where fonts have come or gone.
-  """
-  path = workdir / "atlas.npz"
-  if distributed.is_writer() and not path.exists():
-    atlas_lib.save_atlas(path, text_config.draw_glyphs(config.fonts, alphabet))
-  distributed.barrier("atlas")
-  try:
-    atlas = atlas_lib.load_atlas(path)
-  except atlas_lib.FontError as error:
-    raise workdirs.WorkdirError(f"{error}; --restart draws it anew") from error
-  if atlas.characters != alphabet.characters:
-    raise workdirs.WorkdirError(
-      f"{path} holds the characters {atlas.characters!r}, but alphabet="
-      f"{config.alphabet} has {alphabet.characters!r} by now; put the file "
-      "back, or train in another --workdir"
-    )
-  return source.make_synthetic_source(
-    atlas,
-    corpus_lib.make_corpus(
-      alphabet,
-      max_length=config.max_length,
-      random_share=config.random_share,
-    ),
-    height=preprocess.HEIGHT_PX,
-    width=config.width,
-    max_length=config.max_length,
-    strengths=config.strengths,
-  )
 
 
 def _run_key(seed: int, stage: str) -> jax.Array:

@@ -23,6 +23,7 @@ from jaxocr.text import alphabet as alphabet_lib
 from jaxocr.train import sharding
 from jaxocr.train import ship
 from jaxocr.train import stages
+from jaxocr.train import text_lines
 from jaxocr.train import text_run
 from jaxocr.train import text_step
 from jaxocr.train import workdirs
@@ -275,7 +276,7 @@ def test_one_device_and_eight_learn_alike(tmp_path, backbone):
       harden_weights=1.0,
       distillation=bnn_crnn.make_distillation(TINY, fsp=True),
     )
-  assets, sample = text_run.make_source(TINY, alphabet, tmp_path)
+  assets, sample = text_lines.make_source(TINY, alphabet, tmp_path)
   losses, moments = [], []
   for devices in (jax.devices()[:1], jax.devices()):
     mesh = sharding.make_mesh(devices)

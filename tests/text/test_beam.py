@@ -186,8 +186,10 @@ def test_word_lists(tmp_path):
   (tmp_path / "w.txt").write_bytes(b"\xef\xbb\xbfyou 224\r\nthe\n\n two 3\n")
   assert lexicon.read_words(tmp_path / "w.txt") == ["you", "the", "two"]
   (tmp_path / "b.txt").write_bytes(b"\xff")
-  for name in ("b.txt", "none.txt"):
-    with pytest.raises(ValueError, match=r"word list .* give a UTF-8 file"):
+  why = {"b.txt": "'utf-8' codec can't .*", "none.txt": "No such file .*"}
+  for name, text in why.items():
+    expected = rf"word list {tmp_path / name}: {text}; give a UTF-8 file"
+    with pytest.raises(ValueError, match=expected):
       lexicon.read_words(tmp_path / name)
   with pytest.raises(ValueError, match="no word of letters"):
     lexicon.Lexicon(["1", ""], ALPHABET, penalty=1.0)
