@@ -27,16 +27,14 @@ from jaxocr.compress import packed as packed_lib
 from jaxocr.compress import rules as rules_lib
 from jaxocr.compress import specs
 from jaxocr.compress import summary
-from jaxocr.data import digit_augment
-from jaxocr.export import bundle
 from jaxocr.models import digit_zoo
-from jaxocr.models import fold
 from jaxocr.models import lookup
 from jaxocr.models import macs
 from jaxocr.train import codebooks
 from jaxocr.train import digit_config
 from jaxocr.train import digit_figures
 from jaxocr.train import digit_run
+from jaxocr.train import digit_start
 from jaxocr.train import digit_tune
 from jaxocr.train import distributed
 from jaxocr.train import evaluate
@@ -96,7 +94,7 @@ class Config(digit_config.DigitConfig):
     )
     make_rules(self)
     if self.model:
-      load_float(self.model)
+      digit_start.load_float(self.model, network=NETWORK)
 
 
 def make_rules(config: Config) -> rules_lib.Rules:
@@ -114,39 +112,12 @@ def make_rules(config: Config) -> rules_lib.Rules:
   )
 
 
-def load_float(model: str) -> tuple[dict, dict]:
-  """Architecture and folded parameters of a run of --experiment=alexnet.
-
-  Raises:
-    ValueError: There is none, or it is of another network or form.
-  """
-  path = (
-    os.path.join(model, bundle.BUNDLE_NAME) if os.path.isdir(model) else model
-  )
-  if not os.path.isfile(path):
-    raise ValueError(
-      f"model={model}: there is no {path}; train one with "
-      "--experiment=alexnet, or leave it empty"
-    )
-  found = bundle.load_bundle(path)
-  architecture = dict(found.meta["architecture"])
-  leaves = jax.tree.leaves(found.params, is_leaf=packed_lib.is_packed)
-  if (
-    architecture.get("network") != NETWORK
-    or not architecture.pop("folded", False)
-    or not all(isinstance(leaf, packed_lib.FloatTensor) for leaf in leaves)
-  ):
-    raise ValueError(
-      f"model={model} is no float AlexNet; give a run of --experiment=alexnet "
-      "with --cfg.form=float"
-    )
-  return architecture, jax.device_get(rules_lib.unpack(found.params))
-
-
 def run(config: Config, workdir: str | os.PathLike) -> dict:
   """Compresses step by step; returns what report.json holds."""
   run = digit_run.DigitRun(config, workdir)
-  architecture, params = get_float(run)
+  architecture, params = digit_start.get_float(
+    run, config.model, NETWORK, network=NETWORK
+  )
   rules, skipped = rules_lib.leave_unfit(
     params, make_rules(config), specs.Float("float16")
   )
@@ -155,7 +126,7 @@ def run(config: Config, workdir: str | os.PathLike) -> dict:
   network = codebooks.Network(
     digit_zoo.make(**architecture, folded=True),
     {"params": params},
-    calibration_images(run),
+    digit_start.calibration_images(run, config.images),
   )
   variants = [_variant(run, architecture, "float", params)]
   plain = jax.device_get(rules_lib.pack(params, rules))
@@ -204,31 +175,6 @@ def run(config: Config, workdir: str | os.PathLike) -> dict:
   run.save_packed(tuned, architecture, figures)
   lines = _judge(run, architecture, tuned)
   return run.report(figures, lines)
-
-
-def get_float(run: digit_run.DigitRun) -> tuple[dict, dict]:
-  """Architecture and folded parameters: loaded, or trained now."""
-  if run.config.model:
-    return load_float(run.config.model)
-  architecture = digit_run.architecture(
-    run.config, NETWORK, len(run.set.classes)
-  )
-  weights = run.train(architecture, run.config.seed)
-  return architecture, jax.device_get(
-    jax.jit(fold.fold)(weights.params, weights.collections)
-  )
-
-
-def calibration_images(run: digit_run.DigitRun) -> list[np.ndarray]:
-  """Batches [B, 28, 28, 1] of the first training images, unmoved."""
-  size = run.config.batch_size
-  pixels = run.set.train.images[: run.config.images].astype(np.float32) / 255
-  image = np.asarray(
-    digit_augment.prepare(jnp.asarray(pixels), standard=run.config.standard)
-  )
-  # Of one shape; what does not fill a batch is left out, unless it is all.
-  whole = max(1, len(image) // size)
-  return [image[i * size : (i + 1) * size] for i in range(whole)]
 
 
 def _variant(run, architecture, name, params) -> dict:

@@ -31,6 +31,7 @@ from jaxocr.compress import specs
 from jaxocr.export import bundle
 from jaxocr.export import check
 from jaxocr.export import engines
+from jaxocr.models import crnn
 from jaxocr.text import alphabet as alphabet_lib
 from jaxocr.train import calibrate
 from jaxocr.train import stages
@@ -110,7 +111,9 @@ def run(config: Config, workdir: str | os.PathLike) -> dict:
     # The ranges' own count begins with the batches that were looked at.
     "freeze_after": batches + round(config.freeze_share * config.steps),
   }
-  post = calibrate.calibrate(teacher, rounded, run.draw(batches))
+  post = calibrate.calibrate(
+    teacher, crnn.CRNN(**{**rounded, "folded": True}), run.draw(batches)
+  )
   weights = run.train(
     make_stage(config), rounded, start=post, teacher=(twin, teacher)
   )

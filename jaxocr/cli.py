@@ -3,7 +3,7 @@
   jaxocr read [--model MODEL] IMG [IMG...] [--json] [--chars]
   jaxocr models
   jaxocr info MODEL [--json]
-  jaxocr export MODEL --to onnx|mnn [--int8] [--check]
+  jaxocr export MODEL --to onnx|mnn [--int8] [--dense] [--check]
   jaxocr inspect RUN IMG --out FOLDER
   jaxocr render --out sheet.png
   jaxocr data stats|show|convert|split PATH
@@ -30,6 +30,7 @@ from jaxocr import data_cli
 from jaxocr import decode_cli
 from jaxocr import describe
 from jaxocr import eval_cli
+from jaxocr import export_cli
 from jaxocr import exporting
 from jaxocr import zoo
 
@@ -76,7 +77,7 @@ def _make_parser() -> argparse.ArgumentParser:
   _add_read(commands)
   _add_models(commands)
   _add_info(commands)
-  _add_export(commands)
+  export_cli.add_parser(commands).set_defaults(command=_export)
   _add_inspect(commands)
   _add_render(commands)
   for part in (data_cli, eval_cli, calibrate_cli):
@@ -150,53 +151,6 @@ def _add_info(commands) -> None:
   info.set_defaults(command=_info)
 
 
-def _add_export(commands) -> None:
-  export = commands.add_parser(
-    "export",
-    help="write a recogniser as ONNX or MNN, and prove it",
-    description="Writes FILE.onnx or FILE.mnn, and FILE.onnx.json or "
-    "FILE.mnn.json with the alphabet, the preprocessing and a line to test "
-    "oneself with.",
-  )
-  export.add_argument("model", metavar="MODEL", help=_MODEL_HELP)
-  export.add_argument("--to", required=True, choices=("onnx", "mnn"))
-  export.add_argument(
-    "--out",
-    metavar="FILE",
-    help="default: named like the model, in this folder",
-  )
-  export.add_argument(
-    "--int8",
-    action="store_true",
-    help="compute with 8-bit integers where the model has them",
-  )
-  export.add_argument(
-    "--decode",
-    action="store_true",
-    help="ONNX: the best class of each frame is an output as well",
-  )
-  export.add_argument(
-    "--flavour",
-    choices=("fast", "small"),
-    default="fast",
-    help="MNN: fast keeps the LSTM's weights float (default: fast)",
-  )
-  export.add_argument(
-    "--check",
-    action="store_true",
-    help="run the file beside the model: logits, strings, accuracy, time",
-  )
-  export.add_argument(
-    "--labels",
-    metavar="TSV",
-    help="real lines for --check, a file of path<TAB>label",
-  )
-  export.add_argument(
-    "--threads", type=_positive, default=1, help="of --check (default: 1)"
-  )
-  export.set_defaults(command=_export)
-
-
 def _add_inspect(commands) -> None:
   inspect = commands.add_parser(
     "inspect",
@@ -235,22 +189,19 @@ def _add_render(commands) -> None:
     help="folders of .ttf and .otf files, besides the default fonts",
   )
   render.add_argument("--seed", type=int, default=0, help="default: 0")
-  render.add_argument("--rows", type=_positive, default=16, help="default: 16")
-  render.add_argument("--columns", type=_positive, default=4, help="default: 4")
+  render.add_argument(
+    "--rows", type=export_cli.positive, default=16, help="default: 16"
+  )
+  render.add_argument(
+    "--columns", type=export_cli.positive, default=4, help="default: 4"
+  )
   render.add_argument(
     "--width",
-    type=_positive,
+    type=export_cli.positive,
     default=_LINE_PX,
     help=f"of a line, pixels (default: {_LINE_PX})",
   )
   render.set_defaults(command=_render)
-
-
-def _positive(text: str) -> int:
-  value = int(text)
-  if value < 1:
-    raise argparse.ArgumentTypeError(f"{text}: give 1 or more")
-  return value
 
 
 def _fail(error: Exception) -> int:
@@ -390,9 +341,8 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-  settings = {k: v for k, v in vars(args).items() if k != "command"}
   try:
-    for line in exporting.export(**settings):
+    for line in export_cli.run(args):
       print(_printable(line, sys.stdout), flush=True)
   except (ImportError, OSError, ValueError) as error:
     return _fail(error)

@@ -49,10 +49,11 @@ def export(
   *,
   out: str | os.PathLike | None = None,
   int8: bool = False,
+  dense: bool = False,
   decode: bool = False,
-  flavour: str = "fast",
   check: bool = False,
   labels: str | os.PathLike | None = None,
+  mnist_dir: str = "",
   threads: int = 1,
 ) -> Iterator[str]:
   """Writes the file and its JSON; yields what there is to say, line by line.
@@ -62,10 +63,13 @@ def export(
     to: One of TARGETS.
     out: The file; None: in the current folder, called like the bundle.
     int8: Whether products are to be of 8-bit integers.
+    dense: Whether weights lie in the file as float32 (ONNX). By default they
+      lie there as they are packed: as fast once it is loaded, and far smaller.
     decode: Whether the file gives classes as well (ONNX).
-    flavour: Of MNN: `fast` or `small`.
     check: Whether to run the file beside the bundle.
     labels: Real lines for that, a file of path<TAB>label.
+    mnist_dir: Folder with MNIST's files, to check a digit network on its test
+      images; empty: on those of scikit-learn's digits.
     threads: Of the engine that is checked.
 
   Raises:
@@ -74,9 +78,20 @@ def export(
     ValueError: Not a bundle, or one that cannot be exported so.
   """
   from jaxocr import reader as reader_lib
+  from jaxocr.export import digit_model
 
   path = reader_lib.find_model(model)
-  found = reader_lib.load_model(path)
+  found = load(path)
+  if isinstance(found, digit_model.DigitModel) and labels is not None:
+    raise ValueError(
+      f"--labels {labels} are of lines, {path} reads single digits; give "
+      "--mnist-dir, or neither"
+    )
+  if mnist_dir and not isinstance(found, digit_model.DigitModel):
+    raise ValueError(
+      f"--mnist-dir {mnist_dir} is for digit networks, {path} reads lines; "
+      "give --labels"
+    )
   target = pathlib.Path(out or f"{path.stem}.{to}")
   if target.suffix != f".{to}":
     raise ValueError(f"--out {target}: call it NAME.{to}")
@@ -84,7 +99,11 @@ def export(
     raise ValueError(f"--out {target}: there is no folder {target.parent}")
   try:
     said, stated, reference = write(
-      found, target, int8=int8, decode=decode, flavour=flavour
+      found,
+      target,
+      int8=int8,
+      dense=dense,
+      decode=decode,
     )
   except OSError as error:
     raise ValueError(
@@ -95,8 +114,25 @@ def export(
     f"{path.name} {path.stat().st_size:,} bytes, "
     f"{stated['content_hash'][:12]}"
   )
-  if check:
+  if check and isinstance(reference, digit_model.JaxEngine):
+    yield from _check_digits(target, reference, stated, mnist_dir, threads)
+  elif check:
     yield from _check(target, found, reference, stated, labels, threads)
+
+
+def load(path: pathlib.Path):
+  """A `reader.Model` or a `digit_model.DigitModel`, whichever a bundle holds.
+
+  Raises:
+    OSError, ValueError: As they do.
+  """
+  from jaxocr import reader as reader_lib
+  from jaxocr.export import bundle
+  from jaxocr.export import digit_model
+
+  if digit_model.is_digits(bundle.load_bundle(path)):
+    return digit_model.load(path)
+  return reader_lib.load_model(path)
 
 
 def write(
@@ -104,33 +140,53 @@ def write(
   target: pathlib.Path,
   *,
   int8: bool = False,
+  dense: bool = False,
   decode: bool = False,
-  flavour: str = "fast",
   reference=None,
 ):
-  """Writes a `reader.Model` and its JSON; as `export` but without words.
+  """Writes a recogniser and its JSON; as `export` but without words.
 
   Args:
-    model: The recogniser.
+    model: A `reader.Model` or a `digit_model.DigitModel`.
     target: Ends in .onnx or .mnn.
-    int8, decode, flavour: As of `export`.
-    reference: Its `engines.JaxEngine`, where there is one already.
+    int8, dense, decode: As of `export`.
+    reference: Its engine of JAX, where there is one already.
 
   Returns:
     What is in the file, in a few words; what the JSON holds; the network
-    itself, an `engines.JaxEngine`.
+    itself, an `engines.JaxEngine` or a `digit_model.JaxEngine`.
+
+  Raises:
+    As `export`.
   """
   from jaxocr.export import card
+  from jaxocr.export import digit_card
+  from jaxocr.export import digit_model
   from jaxocr.export import engines
   from jaxocr.export import mnn_file
   from jaxocr.export import onnx_file
 
-  reference = reference or engines.JaxEngine(model)
-  stated = card.make(model, reference)
-  if target.suffix == ".mnn":
-    said = mnn_file.save(target, model, flavour=flavour, int8=int8)
+  if dense and target.suffix == ".mnn":
+    raise ValueError(
+      "dense is for ONNX; MNN's files hold packed weights wherever MNN can "
+      "compute with them"
+    )
+  if dense and int8:
+    raise ValueError(
+      "dense weights are floats, int8 computes with integers; leave one out"
+    )
+  if isinstance(model, digit_model.DigitModel):
+    reference = reference or digit_model.JaxEngine(model)
+    stated = digit_card.make(model, reference)
   else:
-    proto = onnx_file.make_model(model, integer=int8, decode=decode)
+    reference = reference or engines.JaxEngine(model)
+    stated = card.make(model, reference)
+  if target.suffix == ".mnn":
+    said = mnn_file.save(target, model, int8=int8)
+  else:
+    proto = onnx_file.make_model(
+      model, stored=not dense, integer=int8, decode=decode
+    )
     onnx_file.save(target, proto)
     said = onnx_file.describe(proto)
   try:
@@ -139,6 +195,17 @@ def write(
     target.unlink()  # Nobody can use one without the other.
     raise
   return said, stated, reference
+
+
+def _check_digits(target, reference, stated, mnist_dir, threads):
+  from jaxocr.data import digits
+  from jaxocr.export import digit_check
+  from jaxocr.export import engines
+
+  session = engines.SESSIONS[target.suffix[1:]](target, threads=threads)
+  name = digits.MNIST if mnist_dir else digits.SKLEARN
+  found = digits.load(name, mnist_dir=mnist_dir)
+  yield from digit_check.told(session, reference, stated, found)
 
 
 def _check(target, found, reference, stated, labels, threads):

@@ -50,28 +50,21 @@ def inspect(bundle_path, source) -> Inspection:
   from jaxocr.data import digit_image
   from jaxocr.data import digits
   from jaxocr.data import preprocess
-  from jaxocr.export import bundle
-  from jaxocr.models import digit_zoo
+  from jaxocr.export import digit_model
   from jaxocr.train import objective
 
-  stored = bundle.load_bundle(bundle_path)
-  architecture = stored.meta["architecture"]
-  if "network" not in architecture:
-    raise ValueError(
-      f"{bundle_path} reads lines; `jaxocr inspect` is for the networks of the "
-      f"digit experiments: {', '.join(digit_zoo.NETWORKS)}"
-    )
-  model = digit_zoo.make(**architecture)
-  variables = stored.variables()
+  model = digit_model.load(bundle_path)
+  variables = model.stored.variables()
   grey = preprocess.load_image(source)
   if grey.shape != (digits.SIZE_PX, digits.SIZE_PX):
     grey = digit_image.from_photo(grey)
-  standard = stored.meta["preprocess"]["standard"]
   pixels = jnp.asarray(grey, jnp.float32)[None] / 255
-  image = digit_augment.prepare(pixels, standard=standard)
+  image = digit_augment.prepare(pixels, standard=model.standard)
 
   def winner(image):
-    logits, collections = model.apply(variables, image, mutable=["taps"])
+    logits, collections = model.network.apply(
+      variables, image, mutable=["taps"]
+    )
     return jnp.max(logits), (logits, collections)
 
   slope, (logits, collections) = jax.jit(jax.grad(winner, has_aux=True))(image)
@@ -82,9 +75,8 @@ def inspect(bundle_path, source) -> Inspection:
   pictures["filters"] = tile_filters(first_kernel(variables["params"]))
   heat = np.abs(np.asarray(slope)[0, :, :, 0])
   pictures["saliency"] = enlarge(to_grey(heat))
-  names = stored.meta["alphabet"]["characters"]
   best = int(sure.argmax())
-  return Inspection(names[best], float(sure[best]), pictures)
+  return Inspection(model.classes[best], float(sure[best]), pictures)
 
 
 def save(found: Inspection, folder) -> list[pathlib.Path]:

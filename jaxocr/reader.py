@@ -121,6 +121,12 @@ def load_model(path: str | os.PathLike) -> Model:
   try:
     found = bundle.load_bundle(path)
     meta = found.meta
+    if "network" in meta["architecture"]:
+      raise ValueError(
+        f"{path} reads single digits ({meta['architecture']['network']}), not "
+        "lines; `jaxocr inspect` reads a photo of a digit with it, `jaxocr "
+        "export` writes it for other engines"
+      )
     network = crnn.CRNN(**meta["architecture"])
     alphabet = alphabet_lib.Alphabet(**meta["alphabet"])
     sizes = meta["preprocess"]

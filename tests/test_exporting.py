@@ -15,6 +15,7 @@ from jaxocr import exporting
 from jaxocr.export import card
 from jaxocr.export import check
 from jaxocr.export import engines
+from jaxocr.export import onnx_crnn
 from jaxocr.text import ctc
 from tests.export import tiny
 
@@ -166,6 +167,11 @@ def test_where_nothing_can_be_written(folder, capsys):
   assert "call it NAME.onnx" in err
 
 
+def test_images_of_digits_for_a_reader_of_lines(folder, capsys):
+  err = _fails(capsys, folder, "--to", "onnx", "--mnist-dir", "somewhere")
+  assert "is for digit networks" in err and "give --labels" in err
+
+
 def test_a_bundle_of_a_newer_version(folder, capsys):
   with safetensors.safe_open(folder / "m.safetensors", "numpy") as file:
     meta = json.loads(file.metadata()["jaxocr"])
@@ -187,6 +193,44 @@ def test_an_operator_that_the_engine_lacks(folder, tmp_path):
   onnx.save(model, tmp_path / "odd.onnx")
   with pytest.raises(ValueError, match="Whither"):
     engines.open_engine(tmp_path / "odd.onnx")
+
+
+def _ends_in(monkeypatch, operator, domain=""):
+  """All networks get a last operator."""
+  write = onnx_crnn.Writer.write
+
+  def longer(self):
+    logits = write(self)
+    (last,) = self.graph.nodes(operator, (logits,), ("odd",), domain=domain)
+    return last
+
+  monkeypatch.setattr(onnx_crnn.Writer, "write", longer)
+
+
+def test_export_says_which_operator_mnn_lacks(folder, capfd, monkeypatch):
+  if importlib.util.find_spec("MNN") is None:
+    pytest.skip("MNN is not installed")
+  _ends_in(monkeypatch, "Hardmax")
+  out = str(folder / "n.mnn")
+  err = _fails(capfd, folder, "--to", "mnn", "--out", out)
+  assert "MNN's converter failed" in err and "Hardmax" in err
+
+
+def test_check_says_which_operator_onnxruntime_lacks(
+  folder, tmp_path, capsys, monkeypatch
+):
+  _ends_in(monkeypatch, "Whither", domain="com.microsoft")
+  out = tmp_path / "n.onnx"
+  code = cli.main(
+    [
+      *("export", str(folder / "m.safetensors"), "--to", "onnx"),
+      *("--out", str(out), "--check"),
+    ]
+  )
+  said, err = capsys.readouterr()
+  assert code == 2 and said.startswith(f"{out}: ")
+  assert err.count("\n") == 1 and "Whither" in err
+  assert "update onnxruntime" in err
 
 
 def test_files_that_are_none(tmp_path):

@@ -185,7 +185,11 @@ def golden_text(engine, stated) -> str:
 
 def latency_ms(engine, height: int = preprocess.HEIGHT_PX) -> float:
   """Median time for one line of LATENCY_PX."""
-  image = np.full((1, height, LATENCY_PX, 1), 0.5, np.float32)
+  return time_ms(engine, np.full((1, height, LATENCY_PX, 1), 0.5, np.float32))
+
+
+def time_ms(engine, image: np.ndarray) -> float:
+  """Median time for one batch."""
   engine.logits(image)  # Compiles, allocates.
   times = []
   for _ in range(TURNS):

@@ -97,6 +97,55 @@ class OnnxEngine:
       OSError: The file cannot be read.
       ValueError: It is no such file, or onnxruntime lacks what it needs.
     """
+    self._session = OnnxSession(path, threads=threads)
+    stated = self._session.stated
+    if "classes" in stated:
+      raise _digits(path)
+    try:
+      self.alphabet = alphabet_lib.Alphabet(
+        stated["alphabet"], stated["alphabet_name"]
+      )
+      sizes = json.loads(stated["preprocess"])
+      self.height, self.frame_px = sizes["height"], sizes["frame_px"]
+    except (KeyError, ValueError) as error:
+      raise ValueError(
+        f"{path}: an ONNX file, but without the metadata of jaxocr; give one "
+        "that `jaxocr export` wrote"
+      ) from error
+
+    self.logits = self._session.logits
+
+
+class MnnEngine:
+  """An exported MNN file, on the CPU."""
+
+  def __init__(self, path: str | os.PathLike, *, threads: int = 1):
+    """Opens a file; the JSON that `jaxocr export` wrote lies beside it.
+
+    Raises:
+      ModuleNotFoundError: MNN is not installed.
+      OSError: A file cannot be read.
+      ValueError: It is no such file.
+    """
+    self._session = MnnSession(path, threads=threads)
+    stated = self._session.stated
+    if "classes" in stated:
+      raise _digits(path)
+    self.alphabet = alphabet_lib.Alphabet(**stated["alphabet"])
+    sizes = stated["preprocess"]
+    self.height, self.frame_px = sizes["height"], sizes["frame_px"]
+    self.logits = self._session.logits
+
+
+class OnnxSession:
+  """An ONNX file in onnxruntime, whatever it reads.
+
+  Attributes:
+    stated: What its metadata say.
+  """
+
+  def __init__(self, path: str | os.PathLike, *, threads: int):
+    """Opens a file; see `OnnxEngine`."""
     try:
       import onnxruntime
     except ModuleNotFoundError as error:
@@ -114,45 +163,30 @@ class OnnxEngine:
         f"{path}: onnxruntime {onnxruntime.__version__} cannot open it "
         f"({_first_line(error)}); export it again, or update onnxruntime"
       ) from error
-    stated = self._session.get_modelmeta().custom_metadata_map
-    try:
-      self.alphabet = alphabet_lib.Alphabet(
-        stated["alphabet"], stated["alphabet_name"]
-      )
-      sizes = json.loads(stated["preprocess"])
-      self.height, self.frame_px = sizes["height"], sizes["frame_px"]
-    except (KeyError, ValueError) as error:
-      raise ValueError(
-        f"{path}: an ONNX file, but without the metadata of jaxocr; give one "
-        "that `jaxocr export` wrote"
-      ) from error
+    self.stated = self._session.get_modelmeta().custom_metadata_map
 
   def logits(self, image: np.ndarray) -> np.ndarray:
-    lines = np.ascontiguousarray(image, np.float32)[:, None, :, :, 0]
-    return self._session.run(["logits"], {"image": lines})[0]
+    """Images [B, H, W, 1] in [0, 1] to logits."""
+    grey = np.ascontiguousarray(image, np.float32)[:, None, :, :, 0]
+    return self._session.run(["logits"], {"image": grey})[0]
 
 
-class MnnEngine:
-  """An exported MNN file, on the CPU."""
+class MnnSession:
+  """An MNN file in MNN, whatever it reads.
 
-  def __init__(self, path: str | os.PathLike, *, threads: int = 1):
-    """Opens a file; the JSON that `jaxocr export` wrote lies beside it.
+  Attributes:
+    stated: What the JSON beside it says.
+  """
 
-    Raises:
-      ModuleNotFoundError: MNN is not installed.
-      OSError: A file cannot be read.
-      ValueError: It is no such file.
-    """
+  def __init__(self, path: str | os.PathLike, *, threads: int):
+    """Opens a file; see `MnnEngine`."""
     try:
       with _unheard():
         import MNN
     except ModuleNotFoundError as error:
       raise _missing("MNN") from error
     path = pathlib.Path(path)
-    stated = card.load(path)
-    self.alphabet = alphabet_lib.Alphabet(**stated["alphabet"])
-    sizes = stated["preprocess"]
-    self.height, self.frame_px = sizes["height"], sizes["frame_px"]
+    self.stated = card.load(path)
     path.open("rb").close()  # MNN itself prints, and goes on with nothing.
     self._expr = MNN.expr
     with _unheard():
@@ -171,13 +205,17 @@ class MnnEngine:
       raise ValueError(f"{path}: MNN cannot open it; export it again")
 
   def logits(self, image: np.ndarray) -> np.ndarray:
-    lines = np.ascontiguousarray(image, np.float32)[:, None, :, :, 0]
+    """Images [B, H, W, 1] in [0, 1] to logits."""
+    grey = np.ascontiguousarray(image, np.float32)[:, None, :, :, 0]
     given = self._expr.const(
-      np.ascontiguousarray(lines), list(lines.shape), self._expr.NCHW
+      np.ascontiguousarray(grey), list(grey.shape), self._expr.NCHW
     )
     (found,) = self._module.forward([given])
     found = self._expr.convert(found, self._expr.NCHW)
     return np.array(found.read(), np.float32).reshape(found.shape)
+
+
+SESSIONS = {"onnx": OnnxSession, "mnn": MnnSession}
 
 
 def open_engine(path: str | os.PathLike, *, threads: int = 0) -> Engine:
@@ -214,6 +252,13 @@ def _unheard() -> Iterator[None]:
     os.dup2(kept, 1)
     os.close(kept)
     os.close(nowhere)
+
+
+def _digits(path) -> ValueError:
+  return ValueError(
+    f"{path} reads single digits, not lines; it is for other engines, with the "
+    "JSON beside it, and `jaxocr inspect` reads digits with its bundle"
+  )
 
 
 def _missing(package: str) -> ModuleNotFoundError:

@@ -19,14 +19,10 @@ import numpy as np
 
 from jaxocr import files
 from jaxocr.compress import packed as packed_lib
-from jaxocr.export import onnx_crnn
 from jaxocr.export import onnx_file
+from jaxocr.export import onnx_layers
 from jaxocr.export import weights
-from jaxocr.models import lstm
 
-# fast: MNN's own LSTM, with float weights. small: an LSTM of products, whose
-# weights can be 8-bit integers; it takes nearly twice the time.
-FLAVOURS = ("fast", "small")
 _SCRIPT = "import sys, MNN, _tools; _tools.mnnconvert(sys.argv[1:])"
 _DONE = "Converted Success!"
 _TIMEOUT_S = 300
@@ -36,18 +32,15 @@ class ConversionError(ValueError):
   """MNN's converter did not do what it was told."""
 
 
-def save(
-  path: pathlib.Path, model, *, flavour: str = "fast", int8: bool = False
-) -> str:
-  """Writes a `reader.Model` aside, then renames it to `path`.
+def save(path: pathlib.Path, model, *, int8: bool = False) -> str:
+  """Writes a recogniser aside, then renames it to `path`.
 
   Features that the network rounds to integers are so only with `int8`, in the
   convolutions between two of them; elsewhere they stay as they are.
 
   Args:
     path: Ends in .mnn.
-    model: The recogniser.
-    flavour: One of FLAVOURS.
+    model: A `reader.Model` or a `digit_model.DigitModel`.
     int8: Whether such convolutions compute with 8-bit integers.
 
   Returns:
@@ -57,31 +50,23 @@ def save(
     ModuleNotFoundError: MNN or onnx is not installed.
     ConversionError: The converter failed, or left a layer as it was.
     ValueError: The bundle lacks a parameter, or `int8` is asked of one that has
-      nothing for it, or of `small`.
+      nothing for it.
   """
   _require_mnn()
-  if flavour not in FLAVOURS:
-    raise ValueError(f"flavour={flavour!r}; choose one of {FLAVOURS}")
-  if int8 and flavour == "small":
-    raise ValueError(
-      "flavour small cannot compute with integers: MNN 3.6.1 then gives other "
-      "logits from the second call on; choose fast, or leave out int8, which "
-      "keeps the weights as small"
-    )
   writer = onnx_file.start(model, stored=False, for_mnn=True)
-  frames = ("N", "T", model.network.num_classes)
-  proto = onnx_file.finish(writer, model, {writer.write(): ("float", frames)})
+  outputs = {writer.write(): ("float", writer.logits_shape)}
+  proto = onnx_file.finish(writer, model, outputs)
   layers = integer_layers(writer) if int8 else []
   if int8 and not layers:
     raise ValueError(
       "this recogniser has no convolution with 8-bit weights between two "
       "features of 8 bits, which int8 needs; train one with "
-      "--experiment=qat_crnn, or export without int8"
+      "--experiment=qat_crnn (of digits: qat_digits), or export without int8"
     )
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
     (folder / "model.onnx").write_bytes(proto.SerializeToString())
-    _compress(folder, writer, layers, flavour)
+    _compress(folder, writer, layers)
     found = _counted(folder)
     data = (folder / "model.mnn").read_bytes()
   if found["integer"] != len(layers):
@@ -93,12 +78,12 @@ def save(
   with files.aside(path) as part:
     part.write_bytes(data)
   return (
-    f"{flavour}, {found['convolutions']} convolutions, {found['packed']} of "
+    f"{found['convolutions']} convolutions, {found['packed']} of "
     f"them of packed weights, {found['integer']} of integers"
   )
 
 
-def integer_layers(writer: onnx_crnn.Writer) -> list[onnx_crnn.Conv]:
+def integer_layers(writer: onnx_layers.Layers) -> list[onnx_layers.Conv]:
   """Convolutions of integer weights between two rounded features."""
   return [
     conv
@@ -126,10 +111,12 @@ def weight_bits(parameter: weights.Parameter) -> int:
   return tensor.bits if whole and tensor.zero_point is None else 0
 
 
-def _compress(folder, writer, layers, flavour):
+def _compress(folder, writer, layers):
   """model.onnx to model.mnn, in `folder`."""
-  own = ["--useOriginRNNImpl"] if flavour == "fast" else []
-  convert = ["-f", "ONNX", "--modelFile", "model.onnx", *own]
+  convert = ["-f", "ONNX", "--modelFile", "model.onnx"]
+  # Its own LSTM; else it makes one of products, which takes twice the time and,
+  # beside integers, gives other logits from the second call on (3.6.1).
+  convert.append("--useOriginRNNImpl")
   # Asked so, the converter writes down what it could compress, and how.
   _convert(
     folder,
@@ -157,23 +144,12 @@ def _state(layer: dict[str, Any], writer, integers) -> None:
   name = layer["opName"]
   graph = writer.graph
   stated["asymmetric"] = False
-  convs = {conv.output: conv for conv in writer.convs}
-  # A convolution may be called after an offset that went into it.
-  known = convs.get(name) or convs.get(_MERGED.get(name, ""))
-  if known is not None:
-    bits = weight_bits(graph.parameter(known.kernel))
-  elif name.startswith("logits"):
-    bits = weight_bits(graph.parameter("head/kernel"))
-  else:  # Products of the LSTM: MNN numbers them.
-    kernels = [
-      graph.parameter(f"bilstm/{direction}_{kind}_kernel")
-      for direction in lstm.DIRECTIONS
-      for kind in ("input", "recurrent")
-    ]
-    found = {weight_bits(kernel) for kernel in kernels}
-    bits = found.pop() if len(found) == 1 else 0
+  kernels = [graph.parameter(path) for path in writer.kernels_of(name)]
+  found = {weight_bits(kernel) for kernel in kernels}
+  bits = found.pop() if len(found) == 1 else 0
   stated["bits"] = bits
-  if known not in integers:
+  known = next((conv for conv in integers if conv.name == name), None)
+  if known is None:
     return
   parameter = graph.parameter(known.kernel)
   scales = parameter.per_channel("scale", known.layout).reshape(-1)
@@ -187,11 +163,7 @@ def _state(layer: dict[str, Any], writer, integers) -> None:
     layer[side] = [_activation(tensor, writer.grids[tensor])]
 
 
-# The stem's offset before its RPReLU is constant and follows at once.
-_MERGED = {"backbone/stem_bend/before": "backbone/stem"}
-
-
-def _activation(name: str, grid: onnx_crnn.Grid) -> dict[str, Any]:
+def _activation(name: str, grid: onnx_layers.Grid) -> dict[str, Any]:
   """MNN's codes are signed: ours less 128."""
   return {
     "name": name,

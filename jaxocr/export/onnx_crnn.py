@@ -6,53 +6,30 @@ network to the last bits of a float: nothing is merged that could turn a sign.
 """
 
 from collections.abc import Mapping
-import dataclasses
 import functools
 from typing import Any
 
-import numpy as np
-
-from jaxocr.compress import affine
+from jaxocr.export import onnx_functions
 from jaxocr.export import onnx_graph
-from jaxocr.export import weights
+from jaxocr.export import onnx_layers
 from jaxocr.models import binary
 from jaxocr.models import crnn
 from jaxocr.models import lstm
 from jaxocr.models import mobilenet
 
-IMAGE, LOGITS = "image", "logits"
+IMAGE, LOGITS = onnx_layers.IMAGE, onnx_layers.LOGITS
+FRAMES = ("N", "T")
 MICROSOFT = "com.microsoft"  # Domain of onnxruntime's own operators.
 # What an LSTM's gates i, f, g, o are in ONNX: i, o, f, c.
 _GATES = [0, 3, 1, 2]
 
 
-@dataclasses.dataclass(frozen=True)
-class Grid:
-  """Where rounded features lie: (code - zero_point) * scale, code 0 to top."""
-
-  scale: np.float32
-  zero_point: int
-  top: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Conv:
-  """A convolution as it was written."""
-
-  output: str  # Tensor behind it and its ReLU.
-  kernel: str  # Path of its parameter.
-  layout: weights.Layout  # From the parameter to [C_out, C_in, k, k].
-  before: str  # Tensor that enters.
-
-
-class Writer:
+class Writer(onnx_layers.Layers):
   """Writes one network.
 
   Attributes:
-    graph: What it writes to.
-    convs: Those written, in order.
-    grids: Of tensors that are rounded: by the tensor as it was before.
-    has_integers: Whether something was written that computes with integers.
+    image_shape: Of what enters; a name in it is any size.
+    logits_shape: Of what leaves.
     integer: Whether a BiLSTM of 8-bit weights becomes onnxruntime's
       DynamicQuantizeLSTM, which computes with them.
   """
@@ -73,19 +50,24 @@ class Writer:
       graph: Empty.
       network: As the bundle describes it.
       height: Of its images, pixels.
-      ranges: Of its activations, path -> array: `low`, `high`, `count` of each.
+      ranges, for_mnn: See `onnx_layers.Layers`.
       integer: See the class.
-      for_mnn: Whether MNN's converter is to read it: features are not rounded
-        in the graph, `grids` says which ought to be; and what MNN is slow at is
-        said otherwise.
     """
-    self.graph, self.integer, self._for_mnn = graph, integer, for_mnn
-    self.convs: list[Conv] = []
-    self.has_integers = False
-    self.grids: dict[str, Grid] = {}
-    self._codes: set[str] = set()  # Tensors that come from integers.
-    self._network, self._ranges = network, ranges
+    super().__init__(
+      graph, ranges, bits=network.activation_bits, for_mnn=for_mnn
+    )
+    self.integer = integer
+    self.image_shape = ("N", 1, height, "W")
+    self.logits_shape = (*FRAMES, network.num_classes)
+    self._network = network
     self._rows = height // 16  # Of features where columns collapse.
+
+  def kernels_of(self, layer: str) -> tuple[str, ...]:
+    if layer.startswith(LOGITS):
+      return ("head/kernel",)
+    # The stem's offset before its RPReLU is constant and follows at once.
+    merged = {"backbone/stem_bend/before": "backbone/stem"}
+    return super().kernels_of(merged.get(layer, layer))
 
   def write(self) -> str:
     """Writes all nodes from `image` to `logits`; the name of the latter."""
@@ -103,11 +85,11 @@ class Writer:
     return self._head(x)
 
   def _binary(self, x):
-    x = self._conv(x, "backbone/stem", strides=(2, 2), pad=True)
+    x = self.convolution(x, "backbone/stem", strides=(2, 2), pad=1)
     x = self._rprelu(x, "backbone/stem_bend")
     for index, (rows, columns, double) in enumerate(binary.BinaryBackbone.plan):
       block = f"backbone/block{index}"
-      x = self._binary_conv(x, f"{block}/spatial", (rows, columns), pad=True)
+      x = self._binary_conv(x, f"{block}/spatial", (rows, columns), pad=1)
       left = self._binary_conv(x, f"{block}/mix")
       if double:
         right = self._binary_conv(x, f"{block}/mix_twin")
@@ -115,34 +97,28 @@ class Writer:
       x = left
     if self._network.binary_activations:
       return x
-    return self._quantised(x, "columns_range")
+    return self.quantised(x, "columns_range")
 
-  def _binary_conv(self, x, name, strides=(1, 1), *, pad=False):
+  def _binary_conv(self, x, name, strides=(1, 1), *, pad=0):
     """`models.binary.BinaryConv`."""
     graph = self.graph
     signs = self._network.binary_activations
-    features = self._shifted(x, f"{name}/threshold")
+    features = self.shifted(x, f"{name}/threshold")
     if signs:
-      features = self._sign(features, f"{name}/sign")
+      features = self.sign(features, f"{name}/sign")
       if pad:
-        features = graph.node(
-          "Pad",
-          features,
-          graph.integers(0, 0, 1, 1, 0, 0, 1, 1),
-          graph.constant("one", 1.0),
-          output=f"{name}/pad",
-        )
+        features = self.padded(features, f"{name}/pad", pad)
     else:
-      features = self._quantised(features, f"{name}/in_range")
-    features = self._conv(
+      features = self.quantised(features, f"{name}/in_range")
+    features = self.convolution(
       features,
       f"{name}/conv",
       kernel="binary_kernel",
       strides=strides,
-      pad=pad and not signs,
+      pad=0 if signs else pad,
     )
     if not signs:
-      features = self._quantised(features, f"{name}/out_range")
+      features = self.quantised(features, f"{name}/out_range")
     if strides != (1, 1):
       x = graph.node(
         "AveragePool",
@@ -154,150 +130,44 @@ class Writer:
     x = graph.node("Add", features, x, output=f"{name}/sum")
     return self._rprelu(x, f"{name}/bend")
 
-  def _sign(self, x, name):
-    """+1 where x >= 0, else -1: ONNX's Sign has a zero.
-
-    MNN moves features to another layout for a Where; two of its signs, with a
-    half between them, take a quarter of the time of the network with it.
-    """
-    graph = self.graph
-    if self._for_mnn:
-      x = graph.node("Sign", x, output=f"{name}/or_zero")
-      half = graph.constant("half", 0.5)
-      x = graph.node("Add", x, half, output=f"{name}/without_zero")
-      return graph.node("Sign", x, output=name)
-    positive = graph.node(
-      "GreaterOrEqual",
-      x,
-      graph.constant("zero", 0.0),
-      output=f"{name}/positive",
-    )
-    return graph.node(
-      "Where",
-      positive,
-      graph.constant("one", 1.0),
-      graph.constant("minus_one", -1.0),
-      output=name,
-    )
-
-  def _shifted(self, x, name):
-    offset = self.graph.vector(f"{name}/offset", rank=3)
-    return self.graph.node("Add", x, offset, output=name)
-
   def _rprelu(self, x, name):
     """`layers.RPReLU`."""
-    x = self._shifted(x, f"{name}/before")
+    x = self.shifted(x, f"{name}/before")
     # MNN takes a slope that lies as its features do.
     slope = f"{name}/slope"
-    if self._for_mnn:
+    if self.for_mnn:
       values = self.graph.values(slope)[None, :, None, None]
       slope = self.graph.constant(slope, values)
     else:
       slope = self.graph.vector(slope, rank=3)
     x = self.graph.node("PRelu", x, slope, output=f"{name}/prelu")
-    return self._shifted(x, f"{name}/after")
+    return self.shifted(x, f"{name}/after")
 
   def _mobilenet(self, x):
-    x = self._conv(x, "backbone/stem", strides=(2, 2), pad=True, relu=True)
-    x = self._quantised(x, "backbone/stem_range")
+    x = self.convolution(x, "backbone/stem", strides=(2, 2), pad=1, relu=True)
+    x = self.quantised(x, "backbone/stem_range")
     plan = mobilenet.MobileNetBackbone.plan
     for index, (rows, columns, _) in enumerate(plan):
       block = f"backbone/block{index}"
-      x = self._conv(
+      x = self.convolution(
         x,
         f"{block}/depthwise",
         strides=(rows, columns),
-        pad=True,
+        pad=1,
         relu=True,
         depthwise=True,
       )
-      x = self._quantised(x, f"{block}/depthwise_range")
-      x = self._conv(x, f"{block}/pointwise", relu=True)
-      x = self._quantised(x, f"{block}_range")
+      x = self.quantised(x, f"{block}/depthwise_range")
+      x = self.convolution(x, f"{block}/pointwise", relu=True)
+      x = self.quantised(x, f"{block}_range")
     return x
-
-  def _conv(
-    self,
-    x,
-    name,
-    *,
-    kernel="kernel",
-    strides=(1, 1),
-    pad=False,
-    relu=False,
-    depthwise=False,
-    layout=None,
-  ):
-    """A convolution and the offset that BatchNorm has left."""
-    path = f"{name}/{kernel}"
-    if layout is None:
-      layout = _depthwise_layout if depthwise else _conv_layout
-    if x in self._codes and self.graph.is_integer(path):
-      # Integers on both sides: where engines look for an integer product.
-      weight = self.graph.dequantised(path, layout, 0)
-      self.has_integers = True
-    else:
-      weight = self.graph.kernel(path, layout, path)
-    shape = layout(self.graph.values(path)).shape
-    attributes = {"strides": strides} if strides != (1, 1) else {}
-    if pad:  # Stated, not SAME: under a stride the two differ.
-      attributes["pads"] = [(n - 1) // 2 for n in (*shape[2:], *shape[2:])]
-    if depthwise:
-      attributes["group"] = shape[0]
-    offset = self.graph.vector(f"{name}_norm/offset")
-    y = self.graph.node(
-      "Conv",
-      x,
-      weight,
-      offset,
-      output=name,
-      kernel_shape=shape[2:],
-      **attributes,
-    )
-    if relu:
-      y = self.graph.node("Relu", y, output=f"{name}/relu")
-    self.convs.append(Conv(y, path, layout, x))
-    return y
-
-  def _quantised(self, x, name):
-    """`models.activation.quantised`: rounded to the grid, if it has a range."""
-    bits = self._network.activation_bits
-    if bits is None or not self._ranges[f"{name}/count"]:
-      return x
-    grid = affine.Grid(bits=bits, symmetric=False)
-    scale, zero_point = affine.min_max_scale(
-      self._ranges[f"{name}/low"], self._ranges[f"{name}/high"], grid
-    )
-    scale, zero_point = np.float32(scale), int(zero_point)
-    self.grids[x] = Grid(scale, zero_point, grid.highest)
-    if self._for_mnn:
-      return x
-    graph = self.graph
-    if bits < 8:  # ONNX has no narrower codes.
-      low, high = (
-        (code - zero_point) * scale for code in (grid.lowest, grid.highest)
-      )
-      x = graph.node(
-        "Clip",
-        x,
-        graph.constant(f"{name}/low", low),
-        graph.constant(f"{name}/high", high),
-        output=f"{name}/clip",
-      )
-    step = (
-      graph.constant(f"{name}/scale", scale),
-      graph.constant(f"{name}/zero_point", zero_point, np.uint8),
-    )
-    codes = graph.node("QuantizeLinear", x, *step, output=f"{name}/codes")
-    self._codes.add(name)
-    return graph.node("DequantizeLinear", codes, *step, output=name)
 
   def _collapse(self, x):
     """Columns of [N, C, H, T] to [N, P, T], one product for each."""
-    x = self._conv(
+    x = self.convolution(
       x, "collapse", layout=functools.partial(_column_layout, rows=self._rows)
     )
-    x = self._quantised(x, "frames_range")
+    x = self.quantised(x, "frames_range")
     return self.graph.node(
       "Squeeze", x, self.graph.integers(2), output="collapse/columns"
     )
@@ -311,7 +181,8 @@ class Writer:
     shared = dict(name="bilstm", direction="bidirectional", hidden_size=hidden)
     # Engines want all three outputs named, whoever reads them.
     outputs = ("bilstm", "bilstm/last_hidden", "bilstm/last_cell")
-    if self.integer and all(map(graph.is_integer, [*paths[0], *paths[1]])):
+    whole = all(map(graph.is_integer, [*paths[0], *paths[1]]))
+    if self.integer and whole:
       kernels = [
         graph.integer_kernel(name, _lstm_layout_in_first, *pair, axis=-1)
         for name, pair in zip(names, paths, strict=True)
@@ -327,8 +198,9 @@ class Writer:
         **shared,
       )
     else:
+      kernel = self._late_kernel if self.for_mnn and whole else graph.kernel
       w, r = (
-        graph.kernel(name, _lstm_layout, *pair)
+        kernel(name, lstm_layout, *pair)
         for name, pair in zip(names, paths, strict=True)
       )
       y, *_ = graph.nodes(
@@ -338,14 +210,41 @@ class Writer:
     y = graph.node(
       "Reshape", y, graph.integers(0, 0, 2 * hidden), output="context"
     )
-    return self._quantised(y, "context_range")
+    return self.quantised(y, "context_range")
+
+  def _late_kernel(self, name, layout, *paths):
+    """A kernel that stays integers in MNN's file, as `Graph.kernel` otherwise.
+
+    MNN's LSTM takes floats, and its converter computes what is constant. So the
+    codes are put into a shape that the image's has a part in, though of 0, and
+    become floats in each call.
+    """
+    graph = self.graph
+    codes, scale, _ = graph.integer_kernel(f"{name}.late", layout, *paths)
+    shape = (len(paths), *layout(graph.values(paths[0])).shape)
+    nothing = "image/nothing"
+    if name.endswith("input_kernel"):  # Once for both.
+      whole = graph.node("Shape", IMAGE, output="image/shape")
+      graph.node("Sub", whole, whole, output="image/none")
+      graph.node(
+        "Gather", "image/none", graph.integers(0), output=nothing, axis=0
+      )
+    wanted = graph.node(
+      "Add", graph.integers(*shape), nothing, output=f"{name}/shape"
+    )
+    x = graph.node("Reshape", codes, wanted, output=f"{name}/codes")
+    x = graph.node("Cast", x, output=f"{name}/floats", to=onnx_functions.FLOAT)
+    rows = graph.node(
+      "Unsqueeze", scale, graph.integers(-1), output=f"{name}/scale"
+    )
+    return graph.node("Mul", x, rows, output=name)
 
   def _lstm_bias(self):
     """[2, 8 * hidden]: those of the inputs, then none for the recurrence."""
     graph = self.graph
     bias = graph.rows(
       "bilstm/bias",
-      lambda b: _lstm_layout(b[None])[:, 0],
+      lambda b: lstm_layout(b[None])[:, 0],
       *_both("bilstm/bias"),
     )
     pads = graph.integers(0, 0, 0, 4 * self._network.hidden)
@@ -363,25 +262,13 @@ class Writer:
     return self.graph.node("Add", product, bias, output=LOGITS)
 
 
-def _conv_layout(kernel):
-  """[k, k, C_in, C_out] or [C_in, C_out] to [C_out, C_in, k, k]."""
-  if kernel.ndim == 2:
-    kernel = kernel[None, None]
-  return kernel.transpose(3, 2, 0, 1)
-
-
-def _depthwise_layout(kernel):
-  """[k, k, C] to [C, 1, k, k]."""
-  return kernel.transpose(2, 0, 1)[:, None]
-
-
 def _column_layout(kernel, *, rows):
   """[rows * C, P] to [P, C, rows, 1]."""
   kernel = kernel.reshape(rows, -1, kernel.shape[-1])
   return kernel.transpose(2, 1, 0)[..., None]
 
 
-def _lstm_layout(kernel):
+def lstm_layout(kernel):
   """[C, 4 * hidden] to [4 * hidden, C] with the gates in ONNX's order."""
   gates = kernel.T.reshape(4, -1, kernel.shape[0])
   return gates[_GATES].reshape(-1, kernel.shape[0])
@@ -389,7 +276,7 @@ def _lstm_layout(kernel):
 
 def _lstm_layout_in_first(kernel):
   """[C, 4 * hidden] with the gates in ONNX's order."""
-  return _lstm_layout(kernel).T
+  return lstm_layout(kernel).T
 
 
 def _both(name):

@@ -1,9 +1,8 @@
 """ONNX graphs by hand: nodes, and weights stored as small as they are packed.
 
-A weight keeps the name that it has in the bundle. Where it is stored in one bit
-or in integers, the graph holds these and a node that makes floats of them: a
-call of one of the functions below, which are written in plain ONNX, so that any
-engine can follow. onnxruntime computes them once, when it loads the file.
+A weight keeps the name that it has in the bundle. Where it is stored in one
+bit, in integers or in codes of codebooks, the graph holds these and a node that
+makes floats of them, a call of one of `onnx_functions`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from jaxocr.compress import codebook
 from jaxocr.compress import packed as packed_lib
+from jaxocr.export import onnx_codebooks
+from jaxocr.export import onnx_functions
 from jaxocr.export import weights
 
-OPSET = 17
+OPSET = onnx_functions.OPSET
 IR_VERSION = 8  # Of the first release with this opset; newer engines read it.
-DOMAIN = "jaxocr"  # Of our functions.
-_UNPACK_BITS, _UNPACK_CODES = "UnpackBits", "UnpackCodes"
+DOMAIN = onnx_functions.DOMAIN
 
 
 def require_onnx():
@@ -40,7 +41,7 @@ class Graph:
 
   Attributes:
     stored: Whether weights are stored in their packed form; without, all are
-      float32, for those who read no functions.
+      float32, for those who read no functions or want no time spent on them.
   """
 
   def __init__(
@@ -137,18 +138,20 @@ class Graph:
       return self._bits(name, layout, found)
     if self.stored and kinds == {packed_lib.AffineTensor}:
       return self._codes(name, layout, found, axis)
-    return self.constant(
-      name, _side_by_side([layout(self.values(path)) for path in paths])
+    if self.stored and kinds == {packed_lib.CodebookTensor}:
+      arranged = onnx_codebooks.arrange(found, layout)
+      if arranged is not None:
+        return self._books(name, arranged, found[0].packed.codewords)
+    return self._floats(
+      name, _side_by_side([layout(p.values) for p in found]), found
     )
 
   def rows(self, name: str, layout: weights.Layout, *paths: str) -> str:
     """Parameters side by side, [n, ...], half floats where all of them are."""
     found = [self.parameter(path) for path in paths]
-    stacked = np.stack([layout(p.values) for p in found])
-    if not self.stored or {p.packed.form for p in found} != {"float16"}:
-      return self.constant(name, stacked)
-    half = self.constant(f"{name}.half", stacked, np.float16)
-    return self.node("Cast", half, output=name, to=_FLOAT)
+    return self._floats(
+      name, np.stack([layout(p.values) for p in found]), found
+    )
 
   def is_integer(self, path: str) -> bool:
     """Whether a parameter is stored in integers with a scale and no offset."""
@@ -192,6 +195,13 @@ class Graph:
       )
     return self._parameters[path]
 
+  def _floats(self, name, values, found):
+    """Values of parameters, half floats where all of them are."""
+    if not self.stored or {p.packed.form for p in found} != {"float16"}:
+      return self.constant(name, values)
+    half = self.constant(f"{name}.half", values, np.float16)
+    return self.node("Cast", half, output=name, to=onnx_functions.FLOAT)
+
   def _bits(self, name, layout, found):
     """One bit a weight, [R, ceil(n / 8), 1], and a scale for each row of n."""
     signs = _side_by_side([layout(p.codes) for p in found])
@@ -199,7 +209,7 @@ class Graph:
     rows = signs.reshape(scale.size, -1) > 0
     bits = np.packbits(rows, axis=-1, bitorder="little")
     return self._call(
-      _UNPACK_BITS,
+      onnx_functions.BITS,
       (
         self.constant(f"{name}.bits", bits[..., None], np.uint8),
         self.constant(f"{name}.scale", scale.reshape(-1, 1), np.float16),
@@ -221,7 +231,7 @@ class Graph:
     else:
       zero_point = self.constant(f"{name}.zero_point", zero_point, np.float16)
     return self._call(
-      _UNPACK_CODES,
+      onnx_functions.CODES,
       (
         self.constant(
           f"{name}.codes", codes, np.int8 if codes.min() < 0 else np.uint8
@@ -232,9 +242,55 @@ class Graph:
       name,
     )
 
-  def _call(self, function, inputs, output):
-    self._functions[function] = _FUNCTIONS[function](self._onnx.helper)
-    return self.nodes(function, inputs, (output,), domain=DOMAIN)[0]
+  def _books(self, name, arranged, codewords):
+    """Codewords, and codes of log2 K bits each."""
+    whole = arranged.merged == list(arranged.shape)
+    kernel = self._call(
+      onnx_functions.BOOKS,
+      (
+        self._stream(f"{name}.codes", arranged.codes, codewords),
+        self.constant(f"{name}.first", arranged.first, np.int32),
+        self.constant(f"{name}.books", arranged.books, arranged.books.dtype),
+        self.integers(*arranged.merged),
+      ),
+      name if whole else f"{name}.filled",
+      perm=arranged.perm,
+    )
+    if whole:
+      return kernel
+    return self.node(
+      "Slice",
+      kernel,
+      self.integers(0),
+      self.integers(arranged.shape[arranged.axis]),
+      self.integers(arranged.axis),
+      output=name,
+    )
+
+  def _stream(self, name, codes, codewords):
+    """Codes as bytes or, where they have fewer bits, one after another."""
+    bits = codebook.code_bits(codewords)
+    if bits >= 8:  # Up to 12; larger codebooks are rare.
+      return self.constant(name, codes, np.uint8 if bits == 8 else np.uint16)
+    places = np.arange(bits)
+    single = (codes.reshape(-1, 1) >> places & 1).astype(np.uint8)
+    stream = np.packbits(single.reshape(-1), bitorder="little")
+    return self._call(
+      onnx_functions.STREAM,
+      (
+        self.constant(f"{name}.stream", stream[:, None], np.uint8),
+        self.constant(f"powers_{bits}", 2 ** places[:, None], np.uint8),
+        self.integers(single.size),
+        self.integers(*codes.shape),
+      ),
+      name,
+    )
+
+  def _call(self, function, inputs, output, **attributes):
+    self._functions[function] = onnx_functions.make(function, self._onnx)
+    return self.nodes(function, inputs, (output,), domain=DOMAIN, **attributes)[
+      0
+    ]
 
   def model(
     self,
@@ -291,7 +347,9 @@ class Graph:
       )
       sizes = self.integers(*map(len, chosen.values()))
       nodes += [
-        self._onnx.helper.make_node("Cast", [whole], [wide], to=_FLOAT),
+        self._onnx.helper.make_node(
+          "Cast", [whole], [wide], to=onnx_functions.FLOAT
+        ),
         self._onnx.helper.make_node("Split", [wide, sizes], [*chosen], axis=0),
       ]
     return nodes
@@ -299,61 +357,3 @@ class Graph:
 
 def _side_by_side(arrays):
   return arrays[0] if len(arrays) == 1 else np.stack(arrays)
-
-
-def _unpack_bits(helper):
-  """(bits, scale, inputs, shape) -> +-scale; see `packed.BitTensor`."""
-  node = helper.make_node
-  return helper.make_function(
-    DOMAIN,
-    _UNPACK_BITS,
-    ["bits", "scale", "inputs", "shape"],
-    ["kernel"],
-    [
-      _constant(helper, "places", _UINT8, [8], range(8)),
-      _constant(helper, "two", _UINT8, [], [2]),
-      _constant(helper, "rows", _INT64, [2], [0, -1]),
-      _constant(helper, "start", _INT64, [1], [0]),
-      _constant(helper, "axis", _INT64, [1], [1]),
-      node("BitShift", ["bits", "places"], ["shifted"], direction="RIGHT"),
-      node("Mod", ["shifted", "two"], ["lowest"]),
-      node("Reshape", ["lowest", "rows"], ["whole_bytes"]),
-      node("Slice", ["whole_bytes", "start", "inputs", "axis"], ["ones"]),
-      node("Cast", ["ones"], ["positive"], to=_BOOL),
-      node("Cast", ["scale"], ["plus"], to=_FLOAT),
-      node("Neg", ["plus"], ["minus"]),
-      node("Where", ["positive", "plus", "minus"], ["signed"]),
-      node("Reshape", ["signed", "shape"], ["kernel"]),
-    ],
-    [helper.make_opsetid("", OPSET)],
-  )
-
-
-def _unpack_codes(helper):
-  """(codes, scale, zero_point) -> (codes - zero_point) * scale."""
-  node = helper.make_node
-  return helper.make_function(
-    DOMAIN,
-    _UNPACK_CODES,
-    ["codes", "scale", "zero_point"],
-    ["kernel"],
-    [
-      *(
-        node("Cast", [name], [f"{name}_float"], to=_FLOAT)
-        for name in ("codes", "scale", "zero_point")
-      ),
-      node("Sub", ["codes_float", "zero_point_float"], ["shifted"]),
-      node("Mul", ["shifted", "scale_float"], ["kernel"]),
-    ],
-    [helper.make_opsetid("", OPSET)],
-  )
-
-
-def _constant(helper, name, kind, shape, values):
-  tensor = helper.make_tensor(name, kind, shape, list(values))
-  return helper.make_node("Constant", [], [name], value=tensor)
-
-
-_FUNCTIONS = {_UNPACK_BITS: _unpack_bits, _UNPACK_CODES: _unpack_codes}
-# Of onnx.TensorProto, which is not imported before it is needed.
-_FLOAT, _UINT8, _INT64, _BOOL = 1, 2, 7, 9

@@ -1,8 +1,5 @@
 """AlexNet, for photos (to count it) and for digits (to train it)."""
 
-import flax.linen as nn
-import jax
-
 from jaxocr.models import digit_net
 
 
@@ -34,32 +31,17 @@ class AlexNet(digit_net.DigitNet):
   photos: bool = False
   dropout: float = 0.5
 
-  @nn.compact
-  def __call__(
-    self,
-    image: jax.Array,
-    hardness: jax.Array | float = 1.0,
-    *,
-    train: bool = False,
-  ) -> jax.Array:
-    """Maps images [B, 227, 227, 3] or [B, 28, 28, 1] to logits [B, K]."""
+  def plan(self, on: digit_net.Layers, x):
+    """Images [B, 227, 227, 3] or [B, 28, 28, 1] to logits [B, K]."""
     size, strides = (11, 4) if self.photos else (5, 2)
     window = 3 if self.photos else 2
-    inner = {"hardness": hardness, "train": train}
-    x = image.astype(self.dtype)
-    x = self.conv(
-      x, "conv1", 96, size, strides=strides, latent=False, train=train
-    )
-    x = self.bend(x, "conv1", train=train)
-    x = digit_net.max_pool(x, window, 2)
-    x = self.conv(x, "conv2", 256, 5, padding=2, **inner)
-    x = self.bend(x, "conv2", train=train)
-    x = digit_net.max_pool(x, window, 2)
+    x = on.conv(x, "conv1", 96, size, strides=strides, latent=False)
+    x = on.max_pool(on.bend(x, "conv1"), window, 2)
+    x = on.bend(on.conv(x, "conv2", 256, 5, padding=2), "conv2")
+    x = on.max_pool(x, window, 2)
     for name, channels in (("conv3", 384), ("conv4", 384), ("conv5", 256)):
-      x = self.conv(x, name, channels, 3, padding=1, **inner)
-      x = self.bend(x, name, train=train)
-    x = digit_net.max_pool(x, 3, 2)
+      x = on.bend(on.conv(x, name, channels, 3, padding=1), name)
+    x = on.max_pool(x, 3, 2)
     for name in ("fc6", "fc7"):
-      x = self.dense(self.drop(x, train=train), name, 4096, **inner)
-      x = self.bend(x, name, train=train)
-    return self.head(x, "fc8", train=train)
+      x = on.bend(on.dense(on.drop(x), name, 4096), name)
+    return on.head(x, "fc8")

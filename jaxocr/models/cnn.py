@@ -1,9 +1,5 @@
 """The plain convolutional network, and one that looks at two scales."""
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
-
 from jaxocr.models import digit_net
 
 
@@ -23,22 +19,13 @@ class CNN(digit_net.DigitNet):
 
   dropout: float = 0.5
 
-  @nn.compact
-  def __call__(
-    self,
-    image: jax.Array,
-    hardness: jax.Array | float = 1.0,
-    *,
-    train: bool = False,
-  ) -> jax.Array:
-    """Maps images [B, 28, 28, 1] to logits [B, K] float32."""
-    x = image.astype(self.dtype)
-    x = self.conv(x, "conv1", 32, 3, latent=False, train=train)
-    x = digit_net.max_pool(self.bend(x, "conv1", train=train), 2, 2)
-    x = self.conv(x, "conv2", 64, 3, hardness=hardness, train=train)
-    x = self.bend(x, "conv2", train=train)
-    x = digit_net.max_pool(x, 2, 2)
-    return self.head(self.drop(x, train=train), "out", train=train)
+  def plan(self, on: digit_net.Layers, x):
+    """Images [B, 28, 28, 1] to logits [B, K]."""
+    x = on.bend(on.conv(x, "conv1", 32, 3, latent=False), "conv1")
+    x = on.max_pool(x, 2, 2)
+    x = on.bend(on.conv(x, "conv2", 64, 3), "conv2")
+    x = on.max_pool(x, 2, 2)
+    return on.head(on.drop(x), "out")
 
 
 class TwoScale(digit_net.DigitNet):
@@ -59,26 +46,15 @@ class TwoScale(digit_net.DigitNet):
   43,306 parameters.
   """
 
-  @nn.compact
-  def __call__(
-    self,
-    image: jax.Array,
-    hardness: jax.Array | float = 1.0,
-    *,
-    train: bool = False,
-  ) -> jax.Array:
-    """Maps images [B, 28, 28, 1] to logits [B, K] float32."""
-    inner = {"hardness": hardness, "train": train}
-    x = image.astype(self.dtype)
+  def plan(self, on: digit_net.Layers, x):
+    """Images [B, 28, 28, 1] to logits [B, K]."""
     # Two px around 28x28, of which the convolution eats one.
-    x = self.conv(x, "conv1", 12, 3, padding=2, latent=False, train=train)
-    x = self.bend(x, "conv1", train=train)
-    near = digit_net.max_pool(x, 2, 2)
-    near = self.conv(near, "near1", 24, 3, strides=2, padding=2, **inner)
-    near = self.bend(near, "near1", train=train)
-    near = self.conv(near, "near2", 36, 3, strides=2, padding=1, **inner)
-    near = self.bend(near, "near2", train=train)
-    far = self.conv(x, "far", 12, 12, strides=5, padding=1, **inner)
-    far = self.bend(far, "far", train=train)
-    x = jnp.concatenate([near, far], axis=-1)
-    return self.head(self.drop(x, train=train), "out", train=train)
+    x = on.bend(on.conv(x, "conv1", 12, 3, padding=2, latent=False), "conv1")
+    near = on.max_pool(x, 2, 2)
+    near = on.conv(near, "near1", 24, 3, strides=2, padding=2)
+    near = on.bend(near, "near1")
+    near = on.conv(near, "near2", 36, 3, strides=2, padding=1)
+    near = on.bend(near, "near2")
+    far = on.conv(x, "far", 12, 12, strides=5, padding=1)
+    far = on.bend(far, "far")
+    return on.head(on.drop(on.together(near, far)), "out")

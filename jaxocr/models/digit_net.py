@@ -1,25 +1,81 @@
 """What the digit networks are made of: convolutions, products, activations.
 
-A network is a list of these calls. Inner kernels are latent ones, called
-`binary_kernel`, so that the rules of `jaxocr.compress` give the float, the int8
-and the one-bit form of the same layers; the first and the last layer's kernels
-are not, and stay in higher precision.
+A network is a list of calls of `Layers`, its `plan`. `Computed` computes them;
+an exporter writes them down (`export.onnx_digits`). Inner kernels are latent
+ones, called `binary_kernel`, so that the rules of `jaxocr.compress` give the
+float, the int8 and the one-bit form of the same layers; the first and the last
+layer's kernels are not, and stay in higher precision.
 """
 
+from collections.abc import Sequence
+import dataclasses
 import functools
 import itertools
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxocr.compress import binarise
 from jaxocr.models import activation
 from jaxocr.models import layers
 from jaxocr.models import norm as norm_lib
+
+Table = Sequence[Sequence[int]]  # Of each map, those before it that it sees.
+
+
+class Layers(Protocol):
+  """What a network is written in; x is whatever stands for features.
+
+  Shapes and names as of the methods of `DigitNet` that are called alike.
+  """
+
+  def conv(
+    self,
+    x,
+    name: str,
+    channels: int,
+    size: int,
+    *,
+    strides: int = 1,
+    padding: int = 0,
+    latent: bool = True,
+  ):
+    """A convolution with an offset."""
+
+  def some_maps(self, x, name: str, size: int, table: Table):
+    """A convolution of which each map sees some of those before it."""
+
+  def dense(self, x, name: str, units: int):
+    """A product with an offset."""
+
+  def bend(self, x, name: str, *, kind: str = "relu"):
+    """An activation."""
+
+  def drop(self, x):
+    """Dropout."""
+
+  def max_pool(self, x, size: int, strides: int, *, padding: int = 0):
+    """Largest of each window."""
+
+  def mean_pool(self, x, size: int):
+    """Mean of each window; windows do not overlap."""
+
+  def scale(self, x, name: str):
+    """A gain and an offset a map."""
+
+  def together(self, *parts):
+    """Maps side by side, as channels."""
+
+  def mean(self, x):
+    """Mean of each map."""
+
+  def head(self, x, name: str):
+    """Logits, a float product."""
 
 
 class DigitNet(nn.Module):
@@ -45,6 +101,21 @@ class DigitNet(nn.Module):
   dropout: float = 0.0
   folded: bool = False
   dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    image: jax.Array,
+    hardness: jax.Array | float = 1.0,
+    *,
+    train: bool = False,
+  ) -> jax.Array:
+    """Maps images [B, H, W, C] to logits [B, K] float32."""
+    return self.plan(Computed(self, hardness, train), image.astype(self.dtype))
+
+  def plan(self, on: Layers, x):
+    """The network, from images to logits."""
+    raise NotImplementedError(f"{type(self).__name__} has no layers")
 
   def conv(
     self,
@@ -80,6 +151,20 @@ class DigitNet(nn.Module):
       x, kernel, strides=strides, padding=padding, pad_value=pad_value
     )
     return self._offset(y, name, train)
+
+  def some_maps(
+    self, x: jax.Array, name: str, size: int, table: Table, *, train: bool
+  ) -> jax.Array:
+    """As `conv`, one kernel [k, k] for each connection of a table."""
+    kernel = layers.Kernel(
+      shape=(size, size, sum(map(len, table))),
+      fan_in=size * size * sum(map(len, table)) // len(table),
+      dtype=self.dtype,
+      name_in_tree="binary_kernel",
+      name=name,
+    )()
+    whole = spread(kernel, table, x.shape[-1])
+    return self._offset(convolve(x, whole), name, train)
 
   def dense(
     self,
@@ -124,6 +209,12 @@ class DigitNet(nn.Module):
     """Dropout of the network's share."""
     return nn.Dropout(self.dropout, deterministic=not train)(x)
 
+  def scale(self, x: jax.Array, name: str) -> jax.Array:
+    """x [B, H, W, C] times a gain, plus an offset, of each map."""
+    gain = self.param(f"{name}_gain", nn.initializers.ones, (x.shape[-1],))
+    x = x * gain.astype(x.dtype)[None, None, None]
+    return layers.Shift(name=f"{name}_bias")(x)
+
   def head(self, x: jax.Array, name: str, *, train: bool) -> jax.Array:
     """Logits [B, K] float32 from [B, ...], a float product."""
     x = x.reshape(x.shape[0], -1)
@@ -154,6 +245,64 @@ class DigitNet(nn.Module):
     return norm_lib.batch_norm(
       train=train, dtype=self.dtype, name=f"{name}_norm", folded=self.folded
     )(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Computed:
+  """Layers of a network, computed.
+
+  Attributes:
+    net: Whose parameters they have.
+    hardness: How far features are signs already, 0 to 1.
+    train: Whether in training.
+  """
+
+  net: DigitNet
+  hardness: jax.Array | float
+  train: bool
+
+  def conv(self, x, name, channels, size, **how):
+    how |= {"hardness": self.hardness, "train": self.train}
+    return self.net.conv(x, name, channels, size, **how)
+
+  def some_maps(self, x, name, size, table):
+    return self.net.some_maps(x, name, size, table, train=self.train)
+
+  def dense(self, x, name, units):
+    how = {"hardness": self.hardness, "train": self.train}
+    return self.net.dense(x, name, units, **how)
+
+  def bend(self, x, name, *, kind="relu"):
+    return self.net.bend(x, name, kind=kind, train=self.train)
+
+  def drop(self, x):
+    return self.net.drop(x, train=self.train)
+
+  def max_pool(self, x, size, strides, *, padding=0):
+    return max_pool(x, size, strides, padding=padding)
+
+  def mean_pool(self, x, size):
+    return layers.average_pool(x, (size, size))
+
+  def scale(self, x, name):
+    return self.net.scale(x, name)
+
+  def together(self, *parts):
+    return jnp.concatenate(parts, axis=-1)
+
+  def mean(self, x):
+    return jnp.mean(x, axis=(1, 2))
+
+  def head(self, x, name):
+    return self.net.head(x, name, train=self.train)
+
+
+def spread(kernel, table: Table, maps: int) -> jax.Array:
+  """Kernels [k, k, connections] as one [k, k, maps, len(table)], else 0."""
+  pairs = np.array([(i, o) for o, seen in enumerate(table) for i in seen])
+  places = np.zeros((len(pairs), maps, len(table)), np.float32)
+  places[np.arange(len(pairs)), pairs[:, 0], pairs[:, 1]] = 1
+  return jnp.einsum("hwp,pio->hwio", kernel, places.astype(kernel.dtype))
 
 
 def convolve(

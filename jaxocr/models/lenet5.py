@@ -1,12 +1,6 @@
 """LeNet-5, as published and as it is usually taught."""
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from jaxocr.models import digit_net
-from jaxocr.models import layers
 
 # Which of the six maps each of C3's sixteen sees (LeCun et al. 1998, table I).
 C3_TABLE = (
@@ -48,24 +42,15 @@ class LeNet5(digit_net.DigitNet):
   61,706 parameters, with BatchNorm folded or without it.
   """
 
-  @nn.compact
-  def __call__(
-    self,
-    image: jax.Array,
-    hardness: jax.Array | float = 1.0,
-    *,
-    train: bool = False,
-  ) -> jax.Array:
-    """Maps images [B, 28, 28, 1] to logits [B, K] float32."""
-    inner = {"hardness": hardness, "train": train}
-    x = image.astype(self.dtype)
-    x = self.conv(x, "c1", 6, 5, padding=2, latent=False, train=train)
-    x = digit_net.max_pool(self.bend(x, "c1", train=train), 2, 2)
-    x = self.conv(x, "c3", 16, 5, **inner)
-    x = digit_net.max_pool(self.bend(x, "c3", train=train), 2, 2)
-    x = self.bend(self.dense(x, "c5", 120, **inner), "c5", train=train)
-    x = self.bend(self.dense(x, "f6", 84, **inner), "f6", train=train)
-    return self.head(self.drop(x, train=train), "out", train=train)
+  def plan(self, on: digit_net.Layers, x):
+    """Images [B, 28, 28, 1] to logits [B, K]."""
+    x = on.bend(on.conv(x, "c1", 6, 5, padding=2, latent=False), "c1")
+    x = on.max_pool(x, 2, 2)
+    x = on.bend(on.conv(x, "c3", 16, 5), "c3")
+    x = on.max_pool(x, 2, 2)
+    x = on.bend(on.dense(x, "c5", 120), "c5")
+    x = on.bend(on.dense(x, "f6", 84), "f6")
+    return on.head(on.drop(x), "out")
 
 
 class LeNet5Of1998(digit_net.DigitNet):
@@ -91,51 +76,22 @@ class LeNet5Of1998(digit_net.DigitNet):
 
   norm: bool = False
 
-  @nn.compact
-  def __call__(
-    self,
-    image: jax.Array,
-    hardness: jax.Array | float = 1.0,
-    *,
-    train: bool = False,
-  ) -> jax.Array:
-    """Maps images [B, 28, 28, 1] to logits [B, K] float32."""
+  def plan(self, on: digit_net.Layers, x):
+    """Images [B, 28, 28, 1] to logits [B, K]."""
     if self.norm or self.binary_activations:
       raise ValueError(
         f"norm={self.norm}, binary_activations={self.binary_activations}: the "
         "layout of 1998 has neither; use lenet5"
       )
-    x = image.astype(self.dtype)
-    x = self.conv(x, "c1", 6, 5, padding=2, latent=False, train=train)
-    x = self.bend(x, "c1", kind="tanh", train=train)
-    x = self._sample(x, "s2", train)
-    x = self._some_maps(x, "c3")
-    x = self.bend(x, "c3", kind="tanh", train=train)
-    x = self._sample(x, "s4", train)
+    x = on.conv(x, "c1", 6, 5, padding=2, latent=False)
+    x = on.bend(x, "c1", kind="tanh")
+    x = self._sample(on, x, "s2")
+    x = on.bend(on.some_maps(x, "c3", 5, C3_TABLE), "c3", kind="tanh")
+    x = self._sample(on, x, "s4")
     for name, units in (("c5", 120), ("f6", 84)):
-      x = self.dense(x, name, units, train=train)
-      x = self.bend(x, name, kind="tanh", train=train)
-    return self.head(x, "out", train=train)
+      x = on.bend(on.dense(x, name, units), name, kind="tanh")
+    return on.head(x, "out")
 
-  def _sample(self, x, name, train):
+  def _sample(self, on, x, name):
     """Mean of 2x2, times a gain, plus an offset, squashed."""
-    x = layers.average_pool(x, (2, 2))
-    gain = self.param(f"{name}_gain", nn.initializers.ones, (x.shape[-1],))
-    x = x * gain.astype(x.dtype)[None, None, None]
-    x = layers.Shift(name=f"{name}_bias")(x)
-    return self.bend(x, name, kind="tanh", train=train)
-
-  def _some_maps(self, x, name):
-    """5x5 over the maps of `C3_TABLE`; one kernel a connection."""
-    pairs = np.array([(i, o) for o, maps in enumerate(C3_TABLE) for i in maps])
-    spread = np.zeros((len(pairs), 6, len(C3_TABLE)), np.float32)
-    spread[np.arange(len(pairs)), pairs[:, 0], pairs[:, 1]] = 1
-    kernel = layers.Kernel(
-      shape=(5, 5, len(pairs)),
-      fan_in=25 * len(pairs) // len(C3_TABLE),
-      dtype=self.dtype,
-      name_in_tree="binary_kernel",
-      name=name,
-    )()
-    whole = jnp.einsum("hwp,pio->hwio", kernel, spread.astype(self.dtype))
-    return layers.Shift(name=f"{name}_bias")(digit_net.convolve(x, whole))
+    return on.bend(on.scale(on.mean_pool(x, 2), name), name, kind="tanh")

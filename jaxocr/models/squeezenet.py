@@ -1,9 +1,5 @@
 """SqueezeNet v1.1, for photos and for digits."""
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
-
 from jaxocr.models import digit_net
 
 # Squeezed and expanded channels (of each kind) of fire modules 2 to 9.
@@ -44,32 +40,19 @@ class SqueezeNet(digit_net.DigitNet):
   the ReLU that the release has there.
   """
 
-  @nn.compact
-  def __call__(
-    self,
-    image: jax.Array,
-    hardness: jax.Array | float = 1.0,
-    *,
-    train: bool = False,
-  ) -> jax.Array:
-    """Maps images [B, H, W, C] to logits [B, K] float32."""
-    x = image.astype(self.dtype)
-    x = self.conv(
-      x, "conv1", 64, 3, strides=2, padding=1, latent=False, train=train
-    )
-    x = self.bend(x, "conv1", train=train)
+  def plan(self, on: digit_net.Layers, x):
+    """Images [B, H, W, C] to logits [B, K]."""
+    x = on.conv(x, "conv1", 64, 3, strides=2, padding=1, latent=False)
+    x = on.bend(x, "conv1")
     for number, (squeezed, expanded) in enumerate(FIRES, start=2):
       if number in POOLED_BEFORE:
-        x = digit_net.max_pool(x, 3, 2, padding=1)
-      x = self._fire(x, f"fire{number}", squeezed, expanded, hardness, train)
-    x = jnp.mean(self.drop(x, train=train), axis=(1, 2))
-    return self.head(x, "out", train=train)
+        x = on.max_pool(x, 3, 2, padding=1)
+      x = self._fire(on, x, f"fire{number}", squeezed, expanded)
+    return on.head(on.mean(on.drop(x)), "out")
 
-  def _fire(self, x, name, squeezed, expanded, hardness, train):
-    inner = {"hardness": hardness, "train": train}
-    x = self.conv(x, f"{name}_squeeze", squeezed, 1, **inner)
-    x = self.bend(x, f"{name}_squeeze", train=train)
-    narrow = self.conv(x, f"{name}_narrow", expanded, 1, **inner)
-    wide = self.conv(x, f"{name}_wide", expanded, 3, padding=1, **inner)
-    both = jnp.concatenate([narrow, wide], axis=-1)
-    return self.bend(both, name, train=train)
+  def _fire(self, on, x, name, squeezed, expanded):
+    x = on.conv(x, f"{name}_squeeze", squeezed, 1)
+    x = on.bend(x, f"{name}_squeeze")
+    narrow = on.conv(x, f"{name}_narrow", expanded, 1)
+    wide = on.conv(x, f"{name}_wide", expanded, 3, padding=1)
+    return on.bend(on.together(narrow, wide), name)

@@ -1,6 +1,6 @@
 """Ranges of features before any training with them: by looking at lines."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -8,14 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxocr.models import activation
-from jaxocr.models import crnn
 from jaxocr.models import fold
 from jaxocr.train import ship
 
 
 def calibrate(
   weights: ship.Weights,
-  architecture: Mapping[str, Any],
+  network: Any,  # A Flax module.
   images: Iterable[np.ndarray],
 ) -> ship.Weights:
   """Weights of a float network with the ranges of its features.
@@ -23,14 +22,13 @@ def calibrate(
   A range is the mean of the batches' smallest values, and of their largest.
 
   Args:
-    weights: With BatchNorm's moments, which are folded to look.
-    architecture: Arguments of `crnn.CRNN`, with `activation_bits`.
+    weights: Those that have BatchNorm's moments are folded to look.
+    network: The same, folded, with `activation_bits`.
     images: Batches [B, H, W, 1] of one shape.
 
   Raises:
     ValueError: There is no batch, or no feature to be rounded.
   """
-  network = crnn.CRNN(**{**architecture, "folded": True})
   params = jax.tree.map(
     lambda leaf: np.asarray(leaf, np.float32),
     fold.fold(*jax.device_get((weights.params, weights.collections)), xp=np),
@@ -56,7 +54,7 @@ def calibrate(
   if not seen or not jax.tree.leaves(seen[0]):
     raise ValueError(
       f"{len(seen)} batches and activation_bits="
-      f"{architecture.get('activation_bits')} give no range; give lines and "
+      f"{network.activation_bits} give no range; give lines and "
       "the bits"
     )
   ranges = jax.tree_util.tree_map_with_path(

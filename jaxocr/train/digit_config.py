@@ -5,7 +5,9 @@ import math
 
 import jax
 
+from jaxocr.compress import affine
 from jaxocr.compress import rules as rules_lib
+from jaxocr.compress import specs
 from jaxocr.data import digit_augment
 from jaxocr.data import digits
 from jaxocr.data import idx
@@ -13,10 +15,18 @@ from jaxocr.train import sharding
 from jaxocr.train import text_config
 
 INT8: rules_lib.Rules = rules_lib.BINARY_SHIPPED[1:]
+# Weights within +-63 where they meet 8-bit features: no engine's 16-bit sums of
+# two products saturate. The first layer's meet pixels.
+QAT: rules_lib.Rules = (
+  (r"(c1|conv1)/kernel", specs.Affine()),
+  (r"(.*/)?(\w+_)?kernel", specs.Affine(affine.Grid(bits=7))),
+  (r".*", specs.Float("float16")),
+)
 # How a network is trained and shipped: rules, and what its features become.
 FORMS = {
   "float": (rules_lib.ALL_FLOAT, {}),
   "int8": (INT8, {"activation_bits": 8}),
+  "qat": (QAT, {"activation_bits": 8}),
   "binary_weights": (rules_lib.BINARY_SHIPPED, {}),
   "binary": (rules_lib.BINARY_SHIPPED, {"binary_activations": True}),
 }
@@ -38,7 +48,8 @@ class DigitConfig:
   # Runs, with seed, seed + 1, ...; the figures are their mean.
   seeds: int = 3
 
-  # float; int8 (weights and activations); binary_weights; binary (both). First
+  # float; int8 (weights and activations); qat (the same with weights of 7 bits
+  # inside, see --experiment=qat_digits); binary_weights; binary (both). First
   # and last layer stay int8 in the binary ones.
   form: str = "float"
   # Pixels of mean 0 and deviation 1 rather than in [0, 1].

@@ -32,7 +32,9 @@ def spread(accuracies: Sequence[float]) -> dict:
 def form_sizes(params, collections) -> dict:
   """Parameters, folded, and what they occupy in float32, int8 and one bit."""
   folded = jax.eval_shape(fold.fold, params, collections)
-  kinds = {name: digit_config.FORMS[name][0] for name in ("float", "int8")}
+  kinds = {
+    name: digit_config.FORMS[name][0] for name in ("float", "int8", "qat")
+  }
   kinds["binary"] = rules_lib.BINARY_SHIPPED
   return {
     "parameters": state_lib.count_parameters(folded),

@@ -1,6 +1,7 @@
 """One run of a digit experiment: its images, its seeds, what it leaves."""
 
 from collections.abc import Callable, Mapping
+import copy
 import math
 import os
 import pathlib
@@ -83,6 +84,12 @@ class DigitRun:
     self.done = 0
     self._compiled = {}
 
+  def with_config(self, config: digit_config.DigitConfig) -> "DigitRun":
+    """The same images and folder, for what comes after the seeds so far."""
+    other = copy.copy(self)
+    other.config, other._compiled = config, {}
+    return other
+
   @property
   def steps(self) -> int:
     """Updates of one seed."""
@@ -103,6 +110,7 @@ class DigitRun:
     make_tx: Callable[[optax.Schedule], optax.GradientTransformation]
     | None = None,
     schedule: optax.Schedule | None = None,
+    start: ship.Weights | None = None,
   ) -> ship.Weights:
     """Trains one seed, from its newest checkpoint where there is one.
 
@@ -112,6 +120,7 @@ class DigitRun:
       name: Of its checkpoints; `seedN` by default.
       make_tx: Schedule -> optimiser; None: Adam by parameter group.
       schedule: Updates done -> learning rate; None: warm-up and a cosine.
+      start: Weights of this architecture to begin with; None for new ones.
 
     Returns:
       The averages at its end.
@@ -122,6 +131,16 @@ class DigitRun:
     step, begin = self._step(architecture, name, schedule, make_tx)
     init_key, run_key = jax.random.split(jax.random.key(seed))
     state = begin(init_key)
+    if start is not None:
+      state = state.replace(
+        params=start.params,
+        collections=start.collections,
+        ema_params=start.params,
+        ema_collections=start.collections,
+      )
+      # From the host: a donated state may not hold one buffer twice.
+      whole = sharding.replicated(self.mesh)
+      state = sharding.place(jax.device_get(state), whole)
     read = self.reader(architecture)
     per_epoch = math.ceil(steps / config.epochs)
     with digit_board.Board(self.workdir) as board:

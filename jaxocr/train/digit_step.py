@@ -94,7 +94,7 @@ def make_reader(
   A state is anything with `ema_params` and `ema_collections`.
   """
   rules = digit_config.FORMS[config.form][0]
-  model = digit_zoo.make(**architecture, folded=True)
+  model = digit_zoo.make(**{**architecture, "folded": True})
   whole, split = sharding.replicated(mesh), sharding.split_lines(mesh)
   deploy = ship.make_deploy(rules)
 

@@ -6,6 +6,7 @@ import pytest
 from jaxocr import exporting
 from jaxocr.export import engines
 from jaxocr.export import mnn_file
+from jaxocr.export import onnx_crnn
 from jaxocr.export import weights
 from tests.export import tiny
 
@@ -15,60 +16,91 @@ pytest.importorskip("MNN")
 
 @pytest.fixture(scope="module", name="made")
 def _made(tmp_path_factory):
-  """(form, flavour, int8) -> (model, engine of JAX, of the file, words)."""
+  """(form, int8) -> (model, engine of JAX, of the file, words, path)."""
   folder, done = tmp_path_factory.mktemp("mnn"), {}
   models = {}
 
-  def make(form, flavour="fast", int8=False):
-    key = form, flavour, int8
+  def make(form, int8=False):
+    key = form, int8
     if key not in done:
       if form not in models:
         model = tiny.save(folder / f"{form}.safetensors", form)
         models[form] = model, engines.JaxEngine(model)
-      path = folder / f"{form}_{flavour}_{int8}.mnn"
+      path = folder / f"{form}_{int8}.mnn"
       model, reference = models[form]
-      said, *_ = exporting.write(
-        model, path, flavour=flavour, int8=int8, reference=reference
-      )
+      said, *_ = exporting.write(model, path, int8=int8, reference=reference)
       engine = engines.open_engine(path, threads=1)
-      done[key] = model, reference, engine, said
+      done[key] = model, reference, engine, said, path
     return done[key]
 
   return make
 
 
-@pytest.mark.parametrize(
-  ("form", "flavour"),
-  [
-    ("float", "fast"),
-    ("binary", "fast"),
-    ("binary", "small"),
-    ("zeros", "fast"),
-  ],
-)
-def test_gives_the_logits_of_flax_also_after_another_width(made, form, flavour):
-  _, reference, engine, _ = made(form, flavour)
+def _follows(engine, reference):
+  """Holds an engine against Flax, width after width and batch after batch.
+
+  Raises:
+    AssertionError: It gave other logits, or those of another shape or image.
+  """
   for width in (128, 64, 128):
     image = tiny.images(width, 3, seed=width)
     wanted = reference.logits(image)
-    for batch in (3, 1):
+    for batch in (3, 1, 3):
       found = engine.logits(image[:batch])
       np.testing.assert_allclose(found, wanted[:batch], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["float", "binary", "zeros"])
+def test_gives_the_logits_of_flax_also_after_another_width(made, form):
+  """A module that goes on with an earlier shape fails here; see below.
+
+  MNN 3.6.1 does not do so on these graphs, with `shape_mutable` or without
+  (40 batches of three widths in turns): that is a precaution.
+  """
+  _, reference, engine, *_ = made(form)
+  _follows(engine, reference)
+
+
+@pytest.mark.parametrize("stale", ["shape", "pixels"])
+def test_an_engine_that_goes_stale_is_found(made, stale):
+  _, reference, engine, *_ = made("float")
+  kept = {}
+
+  class Stale:
+    def logits(self, image):
+      found = engine.logits(image)
+      if stale == "pixels":  # Of the first image of that shape.
+        return kept.setdefault(len(image), found)
+      first = kept.setdefault("shape", found.shape)  # Of the first of all.
+      return np.resize(found, first)
+
+  with pytest.raises(AssertionError):
+    _follows(Stale(), reference)
+
+
 def test_weights_stay_packed(made):
-  # 1 stem, 14 binary, collapse, head; the LSTM's four besides where they can.
-  assert made("binary", "fast")[3].startswith(
-    "fast, 17 convolutions, 17 of them of packed weights, 0 of integers"
+  # 1 stem, 14 binary, collapse, head; and the LSTM's integers.
+  model, _, _, said, path = made("binary")
+  assert said.startswith(
+    "17 convolutions, 17 of them of packed weights, 0 of integers"
   )
-  assert made("binary", "small")[3].startswith(
-    "small, 21 convolutions, 21 of them of packed weights"
+  assert ", 0 of them of packed weights" in made("float")[3]
+  data = path.read_bytes()
+  found = weights.load(model.stored)
+  recurrent = found["bilstm/forward_recurrent_kernel"]
+  codes = onnx_crnn.lstm_layout(recurrent.codes).astype(np.int8)
+  assert codes.tobytes() in data
+  floats = onnx_crnn.lstm_layout(recurrent.values)
+  assert floats[0].tobytes() not in data
+  bits = made("float")[0]
+  floats = weights.load(bits.stored)["bilstm/forward_recurrent_kernel"].values
+  assert onnx_crnn.lstm_layout(floats)[0].tobytes() in (
+    made("float")[4].read_bytes()
   )
-  assert ", 0 of them of packed weights" in made("float", "fast")[3]
 
 
 def test_integers_are_counted(made, monkeypatch, tmp_path):
-  model, reference, engine, said = made("qat", "fast", True)
+  model, reference, engine, said, _ = made("qat", True)
   assert said.endswith(", 15 of integers")  # 14 of blocks, and the collapse.
   image = tiny.images(128, 3)
   wanted = reference.logits(image)
@@ -102,8 +134,3 @@ def test_a_failing_converter_leaves_nothing(made, monkeypatch, tmp_path):
 def test_says_what_int8_needs(made, tmp_path):
   with pytest.raises(ValueError, match="no convolution with 8-bit weights"):
     mnn_file.save(tmp_path / "m.mnn", made("binary")[0], int8=True)
-  # MNN loses memory there; seen with the trained network only.
-  with pytest.raises(ValueError, match="choose fast"):
-    mnn_file.save(
-      tmp_path / "m.mnn", made("binary")[0], flavour="small", int8=True
-    )

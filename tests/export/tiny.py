@@ -4,6 +4,7 @@ Their weights are random, moments and thresholds too, so that nothing is zero.
 """
 
 import functools
+import re
 import zlib
 
 import jax
@@ -11,8 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxocr import reader as reader_lib
+from jaxocr.compress import codebook
+from jaxocr.compress import packed as packed_lib
 from jaxocr.compress import rules as rules_lib
 from jaxocr.models import crnn
+from jaxocr.models import fold
 from jaxocr.text import alphabet as alphabet_lib
 from jaxocr.train import ship
 
@@ -59,14 +63,14 @@ def weights(form):
   shapes = jax.eval_shape(
     lambda: network.init(jax.random.key(0), image, train=False)
   )
-  found = jax.tree_util.tree_map_with_path(_random, shapes)
+  found = jax.tree_util.tree_map_with_path(random, shapes)
   if form == "zeros":
     found = jax.tree_util.tree_map_with_path(_without_stem, found)
   params = found.pop("params")
   return ship.Weights(params, found)
 
 
-def _random(path, leaf):
+def random(path, leaf):
   name = jax.tree_util.keystr(path, simple=True, separator="/")
   rng = np.random.default_rng(zlib.crc32(name.encode()))
   kind = name.rpartition("/")[2]
@@ -99,6 +103,52 @@ def save(path, form):
     path, weights(form), {**SIZES, **changes}, rules, ALPHABET, {"steps": 0}
   )
   return reader_lib.load_model(path)
+
+
+# Kernels as codebooks: d, K and type of the codewords, as each layout and each
+# width of a code is to be met. d divides not all channels.
+CODEBOOKS = {
+  r"backbone/block0/spatial/.*kernel": (3, 10, "float16"),
+  r"backbone/.*spatial/.*kernel": (4, 256, "float32"),
+  r"backbone/.*kernel": (2, 16, "float16"),
+  r"bilstm/.*_input_kernel": (4, 64, "float16"),
+  r"bilstm/.*_recurrent_kernel": (5, 16, "float16"),
+  r"collapse/kernel": (4, 300, "float32"),
+  r"head/kernel": (5, 8, "float16"),
+}
+
+
+def save_codebooks(path, form="float"):
+  """Like `save`, with random codes and codewords as of CODEBOOKS."""
+  params = jax.device_get(
+    fold.pack_folded(
+      weights(form).params, weights(form).collections, rules_lib.ALL_FLOAT
+    )
+  )
+  params = jax.tree_util.tree_map_with_path(
+    _in_codes, params, is_leaf=packed_lib.is_packed
+  )
+  sizes = {**SIZES, **FORMS[form][0], "folded": True}
+  ship.save_packed(path, params, {}, sizes, ALPHABET, {"steps": 0})
+  return reader_lib.load_model(path)
+
+
+def _in_codes(path, tensor):
+  name = rules_lib.path_name(path)
+  found = [v for k, v in CODEBOOKS.items() if re.fullmatch(k, name)]
+  if not found or tensor.shape[-2] == 1:
+    return tensor
+  d, codewords, storage = found[0]
+  rng = np.random.default_rng(zlib.crc32(name.encode()))
+  sets, taps, outputs, d = codebook.spaces(tensor.shape, d)
+  deviation = 1 / np.sqrt(taps * tensor.shape[-2])
+  return packed_lib.pack_codebooks(
+    jnp.asarray(rng.normal(0, deviation, (sets, codewords, d)), "float32"),
+    jnp.asarray(rng.integers(0, codewords, (sets, taps, outputs))),
+    shape=tensor.shape,
+    storage=storage,
+    dtype="float32",
+  )
 
 
 def images(width, batch, seed=0):

@@ -14,7 +14,9 @@ def test_ranges_are_means_of_what_batches_hold():
   weights = tiny.weights("float")
   batches = [tiny.images(64, 4, seed=seed) for seed in (1, 2)]
   wanted = {**tiny.SIZES, "binary_activations": False, "activation_bits": 8}
-  found = calibrate.calibrate(weights, wanted, batches)
+  found = calibrate.calibrate(
+    weights, crnn.CRNN(**wanted, folded=True), batches
+  )
   assert found.params is weights.params
   ranges = found.collections["ranges"]
   assert {int(r["count"]) for r in (ranges["frames_range"],)} == {2}
@@ -44,6 +46,8 @@ def test_without_anything_to_see():
   weights = tiny.weights("float")
   plain = {**tiny.SIZES, "binary_activations": False}
   with pytest.raises(ValueError, match="0 batches"):
-    calibrate.calibrate(weights, {**plain, "activation_bits": 8}, [])
+    rounded = crnn.CRNN(**plain, activation_bits=8, folded=True)
+    calibrate.calibrate(weights, rounded, [])
   with pytest.raises(ValueError, match="activation_bits=None"):
-    calibrate.calibrate(weights, plain, [tiny.images(64, 1)])
+    network = crnn.CRNN(**plain, folded=True)
+    calibrate.calibrate(weights, network, [tiny.images(64, 1)])
