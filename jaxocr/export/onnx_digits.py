@@ -122,8 +122,8 @@ class Writer(onnx_layers.Layers):
   def max_pool(self, x, size, strides, *, padding=0):
     y = self._pool("MaxPool", x, size, strides, padding)
     if self.for_mnn:
-      # MNN 3.6.1 pools codes wrongly where one is above 127 (on x86), so what
-      # is pooled stays float.
+      # MNN 3.6.1 gives other logits where codes are pooled (on x86), so what is
+      # pooled stays float.
       self.grids.pop(x.tensor, None)
     else:
       self._same(x.tensor, y.tensor)  # The largest of codes is one of them.
