@@ -67,8 +67,7 @@ if __name__ == "__main__":
   with interrupt.plain_exit(flags.Error):
     FLAGS(sys.argv, known_only=True)  # --experiment says which others exist.
   name, known = FLAGS.experiment, experiments.descriptions()
-  wide = max(map(len, known), default=0)
-  listing = "\n".join(f"  {n:{wide}}  {text}" for n, text in known.items())
+  listing = "\n".join(f"  {n:20} {text}" for n, text in known.items())
   if FLAGS.list or (name is None and "--help" in sys.argv):
     print(f"{__doc__}\nExperiments:\n{listing}")
   elif name not in known:

@@ -35,7 +35,7 @@ def test_list_names_and_describes():
   code, out, _ = launch("--list")
   assert code == 0
   header = bnn_crnn.__doc__.split("\n")[0]
-  assert f"bnn_crnn         {header}" in out
+  assert f"  {'bnn_crnn':20} {header}\n" in out
 
 
 @pytest.mark.parametrize(
