@@ -135,7 +135,6 @@ def test_integers_of_onnxruntime_are_near(made, tmp_path):
     ("lenet5", "codebooks"),
     ("lenet5_1998", "float"),
     ("two_scale", "binary_weights"),
-    ("squeezenet", "binary"),
   ],
 )
 def test_mnn_gives_the_logits_of_flax(made, tmp_path, network, form):
