@@ -82,28 +82,11 @@ def export(
 
   path = reader_lib.find_model(model)
   found = load(path)
-  if isinstance(found, digit_model.DigitModel) and labels is not None:
-    raise ValueError(
-      f"--labels {labels} are of lines, {path} reads single digits; give "
-      "--mnist-dir, or neither"
-    )
-  if mnist_dir and not isinstance(found, digit_model.DigitModel):
-    raise ValueError(
-      f"--mnist-dir {mnist_dir} is for digit networks, {path} reads lines; "
-      "give --labels"
-    )
-  target = pathlib.Path(out or f"{path.stem}.{to}")
-  if target.suffix != f".{to}":
-    raise ValueError(f"--out {target}: call it NAME.{to}")
-  if not target.parent.is_dir():
-    raise ValueError(f"--out {target}: there is no folder {target.parent}")
+  _refuse(path, found, labels, mnist_dir)
+  target = _target(out or f"{path.stem}.{to}", to)
   try:
     said, stated, reference = write(
-      found,
-      target,
-      int8=int8,
-      dense=dense,
-      decode=decode,
+      found, target, int8=int8, dense=dense, decode=decode
     )
   except OSError as error:
     raise ValueError(
@@ -118,6 +101,33 @@ def export(
     yield from _check_digits(target, reference, stated, mnist_dir, threads)
   elif check:
     yield from _check(target, found, reference, stated, labels, threads)
+
+
+def _refuse(path, found, labels, mnist_dir):
+  """Raises ValueError where what to check with is of another kind."""
+  from jaxocr.export import digit_model
+
+  reads_digits = isinstance(found, digit_model.DigitModel)
+  if reads_digits and labels is not None:
+    raise ValueError(
+      f"--labels {labels} are of lines, {path} reads single digits; give "
+      "--mnist-dir, or neither"
+    )
+  if mnist_dir and not reads_digits:
+    raise ValueError(
+      f"--mnist-dir {mnist_dir} is for digit networks, {path} reads lines; "
+      "give --labels"
+    )
+
+
+def _target(out, to) -> pathlib.Path:
+  """The file to write; raises ValueError where that cannot be."""
+  target = pathlib.Path(out)
+  if target.suffix != f".{to}":
+    raise ValueError(f"--out {target}: call it NAME.{to}")
+  if not target.parent.is_dir():
+    raise ValueError(f"--out {target}: there is no folder {target.parent}")
+  return target
 
 
 def load(path: pathlib.Path):

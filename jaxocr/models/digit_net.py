@@ -9,14 +9,11 @@ layer's kernels are not, and stay in higher precision.
 
 from collections.abc import Sequence
 import dataclasses
-import functools
-import itertools
 import math
 from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
-from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
@@ -24,6 +21,7 @@ from jaxocr.compress import binarise
 from jaxocr.models import activation
 from jaxocr.models import layers
 from jaxocr.models import norm as norm_lib
+from jaxocr.models import windows
 
 Table = Sequence[Sequence[int]]  # Of each map, those before it that it sees.
 
@@ -147,7 +145,7 @@ class DigitNet(nn.Module):
         pad_value=pad_value,
       ),
     )
-    y = convolve(
+    y = windows.convolve(
       x, kernel, strides=strides, padding=padding, pad_value=pad_value
     )
     return self._offset(y, name, train)
@@ -164,7 +162,7 @@ class DigitNet(nn.Module):
       name=name,
     )()
     whole = spread(kernel, table, x.shape[-1])
-    return self._offset(convolve(x, whole), name, train)
+    return self._offset(windows.convolve(x, whole), name, train)
 
   def dense(
     self,
@@ -279,7 +277,7 @@ class Computed:
     return self.net.drop(x, train=self.train)
 
   def max_pool(self, x, size, strides, *, padding=0):
-    return max_pool(x, size, strides, padding=padding)
+    return windows.max_pool(x, size, strides, padding=padding)
 
   def mean_pool(self, x, size):
     return layers.average_pool(x, (size, size))
@@ -303,105 +301,3 @@ def spread(kernel, table: Table, maps: int) -> jax.Array:
   places = np.zeros((len(pairs), maps, len(table)), np.float32)
   places[np.arange(len(pairs)), pairs[:, 0], pairs[:, 1]] = 1
   return jnp.einsum("hwp,pio->hwio", kernel, places.astype(kernel.dtype))
-
-
-def convolve(
-  x: jax.Array,
-  kernel: jax.Array,
-  *,
-  strides: int = 1,
-  padding: int = 0,
-  pad_value: float = 0.0,
-) -> jax.Array:
-  """Dense convolution with equal padding on all sides.
-
-  1x1 kernels and single input channels are one matrix product, for the reasons
-  that `layers` gives. So are kernels larger than the image, of which XLA's CPU
-  convolution is ten times slower: 3x3 over 2x2 of SqueezeNet's last modules.
-
-  Args:
-    x: Features [B, H, W, C_in].
-    kernel: Weights [k, k, C_in, C_out].
-    strides: Step in H and W.
-    padding: Px on each side.
-    pad_value: What lies there, see `layers.spatial_conv`.
-  """
-  size, _, entering, channels = kernel.shape
-  if size == 1 and not padding:
-    return layers.product(x[:, ::strides, ::strides], kernel[0, 0])
-  if entering == 1 and not pad_value:
-    patches = _patches(x[..., 0], size, strides, padding)
-    # Patches lie along the first axis: to write them is to copy whole images.
-    return jnp.einsum("pbhw,pc->bhwc", patches, kernel.reshape(-1, channels))
-  if size == 3 and padding == 1 and min(x.shape[1:3]) >= size:
-    return layers.spatial_conv(
-      x, kernel, strides=(strides, strides), pad_value=pad_value
-    )
-  shifted = x - pad_value if pad_value else x
-  if max(x.shape[1:3]) < size:
-    windows = _windows(shifted, size, strides, padding)
-    out = layers.product(windows, kernel.reshape(-1, channels))
-  else:
-    around = (padding, padding)
-    out = lax.conv_general_dilated(
-      shifted,
-      kernel,
-      (strides, strides),
-      (around, around),
-      dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-  if not pad_value:
-    return out
-  return out + pad_value * jnp.sum(kernel, axis=(0, 1, 2))[None, None, None]
-
-
-def _windows(x, size, strides, padding):
-  """What the kernel sees at each place: [B, H', W', size * size * C]."""
-  batch, _, _, channels = x.shape
-  around = (padding, padding)
-  padded = jnp.pad(x, ((0, 0), around, around, (0, 0)))
-  starts = [range(0, n - size + 1, strides) for n in padded.shape[1:3]]
-  seen = [
-    padded[:, i : i + size, j : j + size].reshape(batch, -1)
-    for i, j in itertools.product(*starts)
-  ]
-  return jnp.stack(seen, axis=1).reshape(
-    batch, *map(len, starts), size * size * channels
-  )
-
-
-def _patches(image, size, strides, padding):
-  """[B, H, W] to [size * size, B, H', W']."""
-  around = (padding, padding)
-  padded = jnp.pad(image, ((0, 0), around, around))
-  height = padded.shape[1] - size + 1
-  width = padded.shape[2] - size + 1
-  windows = [
-    padded[:, i : i + height : strides, j : j + width : strides]
-    for i in range(size)
-    for j in range(size)
-  ]
-  return jnp.stack(windows)
-
-
-def max_pool(
-  x: jax.Array, size: int, strides: int, *, padding: int = 0
-) -> jax.Array:
-  """Largest of each window; x [B, H, W, C].
-
-  Comparisons of slices, of rows and then of columns, whose gradient is three to
-  nine times faster on a CPU than that of `nn.max_pool`. Where several are the
-  largest, they share it.
-  """
-  around = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-  if padding:
-    x = jnp.pad(x, around, constant_values=-jnp.inf)
-  for axis in (1, 2):
-    last = x.shape[axis] - size  # Where the last window may start.
-    x = functools.reduce(
-      jnp.maximum,
-      (
-        lax.slice_in_dim(x, i, i + last + 1, strides, axis) for i in range(size)
-      ),
-    )
-  return x

@@ -16,6 +16,7 @@ from jaxocr.data import idx
 from jaxocr.export import bundle
 from jaxocr.models import digit_net
 from jaxocr.models import digit_zoo
+from jaxocr.models import windows
 
 # tensorboardX hands NumPy an array where it wants a number.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -29,7 +30,7 @@ class Small(digit_net.DigitNet):
     x = self.conv(image, "conv1", 8, 5, strides=4, latent=False, train=train)
     x = self.bend(x, "conv1", train=train)
     x = self.conv(x, "conv2", 16, 3, padding=1, train=train)
-    x = digit_net.max_pool(self.bend(x, "conv2", train=train), 6, 6)
+    x = windows.max_pool(self.bend(x, "conv2", train=train), 6, 6)
     x = self.bend(self.dense(x, "fc6", 32, train=train), "fc6", train=train)
     return self.head(x, "fc8", train=train)
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from jaxocr.compress import rules as rules_lib
-from jaxocr.models import digit_net
 from jaxocr.models import digit_zoo
 from jaxocr.models import fold
 from jaxocr.models import lenet5
 from jaxocr.models import macs
+from jaxocr.models import windows
 
 DIGIT = (28, 28, 1)
 SMALL = ("lenet5", "cnn", "two_scale", "squeezenet")
@@ -139,7 +139,7 @@ def test_convolutions_are_torchs(
   x = rng.normal(size=(2, side, max(side - 1, 2), entering))
   x = x.astype(np.float32)
   kernel = rng.normal(size=(size, size, entering, 4)).astype(np.float32)
-  ours = digit_net.convolve(
+  ours = windows.convolve(
     jnp.array(x),
     jnp.array(kernel),
     strides=strides,
@@ -165,7 +165,7 @@ def test_pooling_is_torchs(shape, size, strides, padding):
   theirs = torch.nn.functional.max_pool2d(
     torch.tensor(x.transpose(0, 3, 1, 2)), size, strides, padding
   )
-  ours = digit_net.max_pool(jnp.array(x), size, strides, padding=padding)
+  ours = windows.max_pool(jnp.array(x), size, strides, padding=padding)
   np.testing.assert_array_equal(ours, theirs.numpy().transpose(0, 2, 3, 1))
 
 
@@ -173,7 +173,7 @@ def test_pooling_gives_each_windows_gradient_to_its_largest():
   x = jnp.array([[1.0, 5.0, 2.0, 3.0, 9.0]])[..., None, None]
   weights = jnp.array([1.0, 10.0, 100.0])[None, :, None, None]
   slope = jax.grad(
-    lambda x: jnp.sum(weights * digit_net.max_pool(x, 3, 2, padding=1))
+    lambda x: jnp.sum(weights * windows.max_pool(x, 3, 2, padding=1))
   )(x)
   # Windows of rows: (., 1, 5), (5, 2, 3), (3, 9, .).
   assert slope[0, :, 0, 0].tolist() == [0, 11, 0, 0, 100]

@@ -10,6 +10,7 @@ from jaxocr.compress import specs
 from jaxocr.models import crnn
 from jaxocr.models import digit_net
 from jaxocr.models import layers
+from jaxocr.models import windows
 from jaxocr.train import codebooks
 
 
@@ -23,7 +24,7 @@ class Small(digit_net.DigitNet):
     x = self.conv(image, "conv1", 6, 3, strides=2, latent=False, train=train)
     x = self.bend(x, "conv1", train=train)
     x = self.conv(x, "conv2", 16, 3, padding=1, train=train)
-    x = digit_net.max_pool(self.bend(x, "conv2", train=train), 2, 2)
+    x = windows.max_pool(self.bend(x, "conv2", train=train), 2, 2)
     # Called so that names are not in the order of layers.
     x = self.bend(self.dense(x, "a_fc", 24, train=train), "a_fc", train=train)
     return self.head(x, "fc8", train=train)
