@@ -237,6 +237,11 @@ def _check(target, found, reference, stated, labels, threads):
       if near
       else ""
     )
+  own = check.own_error(reference, lines)
+  yield (
+    "the bundle in JAX, batch 1 beside itself in batch "
+    f"{max(check.BATCHES)}: {own:.2g}"
+  )
   yield from check.told(check.compare(engine, reference, lines))
   if labels is not None:
     kept = real.read_labels(labels, found.alphabet)

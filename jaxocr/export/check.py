@@ -112,6 +112,20 @@ def logit_errors(
       yield width, batch, float(np.max(np.abs(found - wanted)))
 
 
+def own_error(reference, lines: Lines) -> float:
+  """Largest difference of an engine's logits to its own in a larger batch.
+
+  Sums of floats depend on the order that a batch's size calls for, so that no
+  other engine can be held to less.
+  """
+  worst = 0.0
+  for width in WIDTHS:
+    image = images(lines, width, max(BATCHES))
+    alone, beside = reference.logits(image[:1]), reference.logits(image)[:1]
+    worst = max(worst, float(np.max(np.abs(alone - beside))))
+  return worst
+
+
 def texts(engine, lines: Lines, *, batch_size: int = 16) -> list[str]:
   """What an engine reads in each line."""
   read = [""] * len(lines.items)

@@ -19,12 +19,14 @@ import numpy as np
 
 from jaxocr import files
 from jaxocr.compress import packed as packed_lib
+from jaxocr.export import mnn_pack
 from jaxocr.export import onnx_file
 from jaxocr.export import onnx_layers
 from jaxocr.export import weights
 
 _SCRIPT = "import sys, MNN, _tools; _tools.mnnconvert(sys.argv[1:])"
-_DONE = "Converted Success!"
+_DONE = ("Converted Success!", "has convert to MNNModel")
+_OTHER_VERSION = "install the version of MNN that requirements-dev.txt names"
 _TIMEOUT_S = 300
 
 
@@ -68,12 +70,13 @@ def save(path: pathlib.Path, model, *, int8: bool = False) -> str:
     (folder / "model.onnx").write_bytes(proto.SerializeToString())
     _compress(folder, writer, layers)
     found = _counted(folder)
+    if not layers and writer.graph.has_bits():
+      _pack(folder, writer.graph.arrays())
     data = (folder / "model.mnn").read_bytes()
   if found["integer"] != len(layers):
     raise ConversionError(
       f"MNN made {found['integer']} convolutions of 8-bit integers, not "
-      f"{len(layers)}; install the version of MNN that requirements-dev.txt "
-      "names"
+      f"{len(layers)}; {_OTHER_VERSION}"
     )
   with files.aside(path) as part:
     part.write_bytes(data)
@@ -95,13 +98,13 @@ def integer_layers(writer: onnx_layers.Layers) -> list[onnx_layers.Conv]:
 
 
 def weight_bits(parameter: weights.Parameter) -> int:
-  """Bits in which MNN holds a parameter without loss; 0: it takes floats.
+  """Bits that the converter holds a parameter in without loss; 0: floats.
 
   MNN makes its own scale of a channel's largest magnitude, so codes come back
   where that is the largest code.
   """
   if isinstance(parameter.packed, packed_lib.BitTensor):
-    return 2  # -1, 0 and 1: it has no fewer.
+    return 2  # The converter knows no fewer; `mnn_pack` makes one of them.
   tensor = parameter.packed
   if not isinstance(tensor, packed_lib.AffineTensor):
     return 0
@@ -175,6 +178,25 @@ def _activation(name: str, grid: onnx_layers.Grid) -> dict[str, Any]:
   }
 
 
+def _pack(folder: pathlib.Path, constants: Mapping[str, np.ndarray]) -> None:
+  """Model.mnn and its JSON, model.json, to a smaller model.mnn."""
+  net = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+  try:
+    floats = mnn_pack.pack(net, (folder / "model.mnn").read_bytes(), constants)
+  except mnn_pack.PackingError as error:
+    raise ConversionError(f"{error}; {_OTHER_VERSION}") from error
+  (folder / "small.json").write_text(json.dumps(net), encoding="utf-8")
+  _convert(
+    folder,
+    *("-f", "JSON", "--modelFile", "small.json", "--MNNModel", "small.mnn"),
+  )
+  small = folder / "small.mnn"
+  data = small.read_bytes()
+  if not all(array.tobytes() in data for array in floats):
+    raise ConversionError(f"MNN's converter changed floats; {_OTHER_VERSION}")
+  small.replace(folder / "model.mnn")
+
+
 def _counted(folder: pathlib.Path) -> Mapping[str, int]:
   """What the converter has made of model.mnn."""
   _convert(
@@ -214,7 +236,9 @@ def _convert(folder: pathlib.Path, *arguments: str) -> None:
     ) from error
   said = run.stdout + run.stderr
   dumps = "--JsonFile" in arguments
-  if (dumps and (folder / "model.json").exists()) or _DONE in said:
+  if dumps and (folder / "model.json").exists():
+    return
+  if any(words in said for words in _DONE):
     return
   raise ConversionError(
     f"MNN's converter failed (exit code {run.returncode}): {_reason(said)}"

@@ -2,12 +2,15 @@
 
 Features lie as [N, C, H, W]. Tensors are named by the layers' paths in the
 Flax network, weights by the parameters' in the bundle. Values are those of the
-network to the last bits of a float: nothing is merged that could turn a sign.
+network to the last bits of a float: nothing is merged that could turn a sign,
+but for MNN, where offsets are added to others that follow.
 """
 
 from collections.abc import Mapping
 import functools
 from typing import Any
+
+import numpy as np
 
 from jaxocr.export import onnx_functions
 from jaxocr.export import onnx_graph
@@ -60,11 +63,14 @@ class Writer(onnx_layers.Layers):
     self.image_shape = ("N", 1, height, "W")
     self.logits_shape = (*FRAMES, network.num_classes)
     self._network = network
+    # Between rounded features an offset stays where it was trained.
+    self._merges = for_mnn and (
+      network.binary_activations or network.activation_bits is None
+    )
+    self._lacking: dict[str, np.ndarray] = {}  # [C], offsets yet to be added.
     self._rows = height // 16  # Of features where columns collapse.
 
   def kernels_of(self, layer: str) -> tuple[str, ...]:
-    if layer.startswith(LOGITS):
-      return ("head/kernel",)
     # The stem's offset before its RPReLU is constant and follows at once.
     merged = {"backbone/stem_bend/before": "backbone/stem"}
     return super().kernels_of(merged.get(layer, layer))
@@ -85,15 +91,23 @@ class Writer(onnx_layers.Layers):
     return self._head(x)
 
   def _binary(self, x):
-    x = self.convolution(x, "backbone/stem", strides=(2, 2), pad=1)
-    x = self._rprelu(x, "backbone/stem_bend")
+    bend = "backbone/stem_bend"
+    x = self.convolution(
+      x, "backbone/stem", strides=(2, 2), pad=1, added=self._before(bend)
+    )
+    x = self._rprelu(x, bend)
     for index, (rows, columns, double) in enumerate(binary.BinaryBackbone.plan):
       block = f"backbone/block{index}"
       x = self._binary_conv(x, f"{block}/spatial", (rows, columns), pad=1)
       left = self._binary_conv(x, f"{block}/mix")
       if double:
         right = self._binary_conv(x, f"{block}/mix_twin")
-        left = self.graph.node("Concat", left, right, output=block, axis=1)
+        both = self.graph.node("Concat", left, right, output=block, axis=1)
+        if self._merges:
+          self._lacking[both] = np.concatenate(
+            [self._lacking[half] for half in (left, right)]
+          )
+        left = both
       x = left
     if self._network.binary_activations:
       return x
@@ -103,7 +117,8 @@ class Writer(onnx_layers.Layers):
     """`models.binary.BinaryConv`."""
     graph = self.graph
     signs = self._network.binary_activations
-    features = self.shifted(x, f"{name}/threshold")
+    lacking = self._lacking.get(x)
+    features = self.shifted(x, f"{name}/threshold", added=lacking)
     if signs:
       features = self.sign(features, f"{name}/sign")
       if pad:
@@ -116,6 +131,7 @@ class Writer(onnx_layers.Layers):
       kernel="binary_kernel",
       strides=strides,
       pad=0 if signs else pad,
+      added=self._before(f"{name}/bend", lacking),
     )
     if not signs:
       features = self.quantised(features, f"{name}/out_range")
@@ -130,9 +146,17 @@ class Writer(onnx_layers.Layers):
     x = graph.node("Add", features, x, output=f"{name}/sum")
     return self._rprelu(x, f"{name}/bend")
 
+  def _before(self, name, lacking=None):
+    """What a convolution adds for the RPReLU behind it and for its shortcut."""
+    if not self._merges:
+      return None
+    before = self.graph.values(f"{name}/before/offset").astype(np.float64)
+    return before if lacking is None else before + lacking
+
   def _rprelu(self, x, name):
     """`layers.RPReLU`."""
-    x = self.shifted(x, f"{name}/before")
+    if not self._merges:
+      x = self.shifted(x, f"{name}/before")
     # MNN takes a slope that lies as its features do.
     slope = f"{name}/slope"
     if self.for_mnn:
@@ -141,7 +165,11 @@ class Writer(onnx_layers.Layers):
     else:
       slope = self.graph.vector(slope, rank=3)
     x = self.graph.node("PRelu", x, slope, output=f"{name}/prelu")
-    return self.shifted(x, f"{name}/after")
+    if not self._merges:
+      return self.shifted(x, f"{name}/after")
+    offset = self.graph.values(f"{name}/after/offset")
+    self._lacking[x] = offset.astype(np.float64)
+    return x
 
   def _mobilenet(self, x):
     x = self.convolution(x, "backbone/stem", strides=(2, 2), pad=1, relu=True)
@@ -164,16 +192,19 @@ class Writer(onnx_layers.Layers):
 
   def _collapse(self, x):
     """Columns of [N, C, H, T] to [N, P, T], one product for each."""
-    x = self.convolution(
-      x, "collapse", layout=functools.partial(_column_layout, rows=self._rows)
-    )
+    layout = functools.partial(_column_layout, rows=self._rows)
+    lacking = self._lacking.get(x)
+    if lacking is not None:
+      kernel = layout(self.graph.values("collapse/kernel"))
+      lacking = np.einsum("pcrk,c->p", kernel, lacking)
+    x = self.convolution(x, "collapse", layout=layout, added=lacking)
     x = self.quantised(x, "frames_range")
     return self.graph.node(
       "Squeeze", x, self.graph.integers(2), output="collapse/columns"
     )
 
   def _bilstm(self, x):
-    """[N, P, T] to [N, T, 2 * hidden]."""
+    """[N, P, T] to [N, T, 2 * hidden]; for MNN to [N, 2 * hidden, 1, T]."""
     graph, hidden = self.graph, self._network.hidden
     x = graph.node("Transpose", x, output="frames", perm=(2, 0, 1))
     names = [f"bilstm/{kind}_kernel" for kind in ("input", "recurrent")]
@@ -206,10 +237,11 @@ class Writer(onnx_layers.Layers):
       y, *_ = graph.nodes(
         "LSTM", (x, w, r, self._lstm_bias()), outputs, **shared
       )
-    y = graph.node("Transpose", y, output="bilstm/lines", perm=(2, 0, 1, 3))
-    y = graph.node(
-      "Reshape", y, graph.integers(0, 0, 2 * hidden), output="context"
-    )
+    perm, shape = (2, 0, 1, 3), (0, 0, 2 * hidden)
+    if self.for_mnn:
+      perm, shape = (2, 1, 3, 0), (0, 2 * hidden, 1, -1)
+    y = graph.node("Transpose", y, output="bilstm/lines", perm=perm)
+    y = graph.node("Reshape", y, graph.integers(*shape), output="context")
     return self.quantised(y, "context_range")
 
   def _late_kernel(self, name, layout, *paths):
@@ -225,10 +257,8 @@ class Writer(onnx_layers.Layers):
     nothing = "image/nothing"
     if name.endswith("input_kernel"):  # Once for both.
       whole = graph.node("Shape", IMAGE, output="image/shape")
-      graph.node("Sub", whole, whole, output="image/none")
-      graph.node(
-        "Gather", "image/none", graph.integers(0), output=nothing, axis=0
-      )
+      graph.node("Sub", whole, whole, output="image/zeros")
+      graph.node("ReduceMax", "image/zeros", output=nothing, keepdims=0)
     wanted = graph.node(
       "Add", graph.integers(*shape), nothing, output=f"{name}/shape"
     )
@@ -251,6 +281,13 @@ class Writer(onnx_layers.Layers):
     return graph.node("Pad", bias, pads, output="bilstm/biases")
 
   def _head(self, x):
+    if self.for_mnn:
+      # Of a MatMul it makes a convolution among reshapes.
+      x = self.convolution(x, "head", offset="head/bias")
+      x = self.graph.node(
+        "Squeeze", x, self.graph.integers(2), output="head/frames"
+      )
+      return self.graph.node("Transpose", x, output=LOGITS, perm=(0, 2, 1))
     product = self.graph.node(
       "MatMul",
       x,

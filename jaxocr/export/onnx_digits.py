@@ -78,7 +78,7 @@ class Writer(onnx_layers.Layers):
       kernel="binary_kernel" if latent else "kernel",
       strides=(strides, strides),
       pad=0 if signs else padding,
-      offset=self._offset(name),
+      offset=f"{self._offset(name)}/offset",
     )
     return self._maps(y, channels, x, size, strides, padding)
 
@@ -198,7 +198,7 @@ class Writer(onnx_layers.Layers):
     if self.for_mnn:
       layout = functools.partial(_whole_layout, shape=x.shape)
       y = self.convolution(
-        x.tensor, name, kernel=kernel, layout=layout, offset=offset
+        x.tensor, name, kernel=kernel, layout=layout, offset=f"{offset}/offset"
       )
       return Maps(y, (units, 1, 1))
     graph, path, flat = self.graph, f"{name}/{kernel}", x.tensor

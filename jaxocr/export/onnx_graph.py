@@ -104,14 +104,23 @@ class Graph:
     """A parameter as floats, float32."""
     return self.parameter(path).values
 
-  def vector(self, path: str, *, rank: int = 1) -> str:
+  def vector(
+    self, path: str, *, rank: int = 1, added: np.ndarray | None = None
+  ) -> str:
     """A parameter of one value a channel [C], or [C, 1, 1] for a rank of 3.
 
     Those stored in half precision lie in one array and are widened together.
+
+    Args:
+      path: Of the parameter.
+      rank: Of the result.
+      added: [C], float64: it becomes the sum, rounded once.
     """
     found = self.parameter(path)
     shape = (-1,) + (1,) * (rank - 1)
     values = found.values.reshape(shape)
+    if added is not None:
+      return self.constant(path, values + added.reshape(shape))
     if not self.stored or found.packed.form != "float16":
       return self.constant(path, values)
     self._halves[path] = values.astype(np.float16)
@@ -181,6 +190,18 @@ class Graph:
     """A kernel behind DequantizeLinear, where engines look for integers."""
     found = self.integer_kernel(path, layout, path, axis=axis)
     return self.node("DequantizeLinear", *found, output=path, axis=axis)
+
+  def has_bits(self) -> bool:
+    """Whether a parameter is stored in one bit a weight."""
+    return any(
+      isinstance(parameter.packed, packed_lib.BitTensor)
+      for parameter in self._parameters.values()
+    )
+
+  def arrays(self) -> dict[str, np.ndarray]:
+    """The constants by name."""
+    to_array = self._onnx.numpy_helper.to_array
+    return {name: to_array(t) for name, t in self._initializers.items()}
 
   def parameter(self, path: str) -> weights.Parameter:
     """One of the bundle.

@@ -15,6 +15,7 @@ from jaxocr.export import onnx_graph
 from jaxocr.export import weights
 
 IMAGE, LOGITS = "image", "logits"
+Values = np.ndarray | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,14 +81,13 @@ class Layers:
   def sign(self, x: str, name: str) -> str:
     """+1 where x >= 0, else -1: ONNX's Sign has a zero.
 
-    MNN moves features to another layout for a Where; two of its signs, with a
-    half between them, take a quarter of the time of the network with it.
+    MNN moves features to another layout for a Where, which takes four times the
+    time of the network without. Differences of floats are 0 or far from 1e-30.
     """
     graph = self.graph
     if self.for_mnn:
-      x = graph.node("Sign", x, output=f"{name}/or_zero")
-      half = graph.constant("half", 0.5)
-      x = graph.node("Add", x, half, output=f"{name}/without_zero")
+      tiny = graph.constant("tiny", 1e-30)
+      x = graph.node("Add", x, tiny, output=f"{name}/without_zero")
       return graph.node("Sign", x, output=name)
     positive = graph.node(
       "GreaterOrEqual",
@@ -113,9 +113,9 @@ class Layers:
       output=name,
     )
 
-  def shifted(self, x: str, name: str) -> str:
-    """`layers.Shift`."""
-    offset = self.graph.vector(f"{name}/offset", rank=3)
+  def shifted(self, x: str, name: str, *, added: Values = None) -> str:
+    """`layers.Shift`, by `added` [C] more."""
+    offset = self.graph.vector(f"{name}/offset", rank=3, added=added)
     return self.graph.node("Add", x, offset, output=name)
 
   def convolution(
@@ -130,6 +130,7 @@ class Layers:
     depthwise: bool = False,
     layout: weights.Layout | None = None,
     offset: str = "",
+    added: Values = None,
   ) -> str:
     """A convolution and an offset, by default that which BatchNorm has left.
 
@@ -143,7 +144,8 @@ class Layers:
       depthwise: Whether each channel is by itself.
       layout: From the parameter to [C_out, C_in, k, k], where it is neither
         [k, k, C_in, C_out] nor [C_in, C_out].
-      offset: Path of the layer that has it.
+      offset: Path of its parameter.
+      added: [C_out], what is added to that.
     """
     path = f"{name}/{kernel}"
     if layout is None:
@@ -159,7 +161,7 @@ class Layers:
       "Conv",
       x,
       weight,
-      self.graph.vector(f"{offset or f'{name}_norm'}/offset"),
+      self.graph.vector(offset or f"{name}_norm/offset", added=added),
       output=name,
       kernel_shape=shape[2:],
       **attributes,

@@ -7,6 +7,7 @@ from jaxocr import exporting
 from jaxocr.export import engines
 from jaxocr.export import mnn_file
 from jaxocr.export import onnx_crnn
+from jaxocr.export import onnx_layers
 from jaxocr.export import weights
 from tests.export import tiny
 
@@ -92,6 +93,9 @@ def test_weights_stay_packed(made):
   assert codes.tobytes() in data
   floats = onnx_crnn.lstm_layout(recurrent.values)
   assert floats[0].tobytes() not in data
+  kernel = found["backbone/block5/spatial/conv/binary_kernel"].codes
+  signs = onnx_layers.conv_layout(kernel).reshape(-1) > 0
+  assert np.packbits(signs).tobytes() in data
   bits = made("float")[0]
   floats = weights.load(bits.stored)["bilstm/forward_recurrent_kernel"].values
   assert onnx_crnn.lstm_layout(floats)[0].tobytes() in (
