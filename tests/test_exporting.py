@@ -117,10 +117,11 @@ def test_check_prints_what_was_compared(folder, capsys, tmp_path, monkeypatch):
     "golden line: ",
     "width 125, batch 1: largest logit error ",
     "width 125, batch 3: largest logit error ",
-    "the bundle in JAX, batch 1 beside itself in batch 3: ",
+    "the bundle in JAX, batch 1 beside itself in batch 32: ",
     "rendered: 8 lines, 8 strings identical",
     "labels.tsv: 2 read, 1 kept",
     "labels.tsv: 1 lines, 1 strings identical",
+    "  a line's largest logit error: median ",
     "ms in 1 thread(s); the bundle in JAX ",
   ):
     assert part in said

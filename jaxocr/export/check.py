@@ -26,10 +26,12 @@ from jaxocr.text import ctc
 # that has to be padded.
 WIDTHS = (64, 128, 320, 509)
 BATCHES = (1, 3)
+LARGE_BATCH = 32  # In which the bundle is compared with itself.
 LATENCY_PX = 128
 # Where a feature lies this near to a sign's threshold, the last bits of a float
 # decide, and engines add in another order.
 NEAR = 1e-5
+FAR = 1e-4  # Of logits: what rounding alone does not make.
 _CHARACTER_PX = 12  # As little as in real lines.
 TURNS = 30
 
@@ -51,6 +53,7 @@ class Comparison:
   identical: int  # Strings.
   right: tuple[int, int]  # Strings as labelled, before and after.
   differing: tuple[tuple[str, str, str], ...]  # Path, before, after.
+  errors: np.ndarray  # [lines], largest difference of a line's logits.
 
 
 def rendered_lines(
@@ -120,29 +123,40 @@ def own_error(reference, lines: Lines) -> float:
   """
   worst = 0.0
   for width in WIDTHS:
-    image = images(lines, width, max(BATCHES))
-    alone, beside = reference.logits(image[:1]), reference.logits(image)[:1]
-    worst = max(worst, float(np.max(np.abs(alone - beside))))
+    image = images(lines, width, LARGE_BATCH)
+    beside = reference.logits(image)
+    alone = [reference.logits(row[None]) for row in image]
+    worst = max(worst, float(np.max(np.abs(np.concatenate(alone) - beside))))
   return worst
 
 
-def texts(engine, lines: Lines, *, batch_size: int = 16) -> list[str]:
-  """What an engine reads in each line."""
-  read = [""] * len(lines.items)
+def all_logits(
+  engine, lines: Lines, *, batch_size: int = 16
+) -> list[np.ndarray]:
+  """Logits [T, K] of each line, padding included."""
+  found = [np.zeros((0, 0), np.float32)] * len(lines.items)
   known = real.RealLines(
-    lines.name, lines.items, len(read), {}, {}, lines.items
+    lines.name, lines.items, len(found), {}, {}, lines.items
   )
   for batch, indices in real.batches(known, batch_size=batch_size):
-    classes = np.argmax(engine.logits(batch.image), axis=-1)
-    for row, index in zip(classes, indices, strict=False):
-      reading = ctc.collapse(row, np.ones(len(row)), engine.alphabet)
-      read[index] = reading.text
-  return read
+    rows = engine.logits(batch.image)
+    for row, index in zip(rows, indices, strict=False):
+      found[index] = row
+  return found
+
+
+def text(logits: np.ndarray, alphabet) -> str:
+  """The best path of a line's logits."""
+  classes = np.argmax(logits, axis=-1)
+  return ctc.collapse(classes, np.ones(len(classes)), alphabet).text
 
 
 def compare(engine, reference, lines: Lines) -> Comparison:
-  """Strings of an exported file beside those of the bundle."""
-  before, after = texts(reference, lines), texts(engine, lines)
+  """Logits and strings of an exported file beside those of the bundle."""
+  logits = [all_logits(e, lines) for e in (reference, engine)]
+  before, after = (
+    [text(row, engine.alphabet) for row in rows] for rows in logits
+  )
   labels = [item.label for item in lines.items]
   differing = tuple(
     (item.path, b, a)
@@ -158,6 +172,7 @@ def compare(engine, reference, lines: Lines) -> Comparison:
       for read in (before, after)
     ),
     differing,
+    np.array([np.max(np.abs(b - a)) for b, a in zip(*logits, strict=True)]),
   )
 
 
@@ -194,7 +209,8 @@ def golden_text(engine, stated) -> str:
   """What an engine reads in the golden line of a `card`."""
   pixels = card.golden_image(stated["golden"])
   line = real.RealLine("golden", "", np.zeros(0, np.int32), pixels)
-  return texts(engine, Lines("golden", (line,)), batch_size=1)[0]
+  (logits,) = all_logits(engine, Lines("golden", (line,)), batch_size=1)
+  return text(logits, engine.alphabet)
 
 
 def latency_ms(engine, height: int = preprocess.HEIGHT_PX) -> float:
@@ -217,10 +233,13 @@ def told(comparison: Comparison, most: int = 5) -> Sequence[str]:
   """A comparison as lines of text."""
   before, after = comparison.right
   n = comparison.lines
-  text = [
+  told_lines = [
     f"{comparison.name}: {n} lines, {comparison.identical} strings identical, "
-    f"accuracy {before / n:.4f} -> {after / n:.4f}"
+    f"accuracy {before / n:.4f} -> {after / n:.4f}",
+    f"  a line's largest logit error: median {np.median(comparison.errors):.1e}"
+    f", {np.sum(comparison.errors > FAR)} above {FAR:g}, largest "
+    f"{comparison.errors.max():.1e}",
   ]
   for path, wanted, found in comparison.differing[:most]:
-    text.append(f"  {path}: {wanted!r} became {found!r}")
-  return text
+    told_lines.append(f"  {path}: {wanted!r} became {found!r}")
+  return told_lines
