@@ -2,8 +2,8 @@
 
   python launch.py --experiment=alexnet --cfg.mnist_dir=FOLDER
 
-21,589,706 parameters. With --cfg.seeds=1 --cfg.epochs=3 expect 0.992 of the
-test images (0.9921, seed 0), in 16 min on one core.
+21,589,706 parameters. With --cfg.seeds=1 --cfg.epochs=6 expect 0.993 of the
+test images (0.9936, seed 0), in 30 min on one core.
 """
 
 import dataclasses
