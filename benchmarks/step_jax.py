@@ -20,6 +20,7 @@ from jaxocr.train import sharding
 from jaxocr.train import stages
 from jaxocr.train import state as state_lib
 from jaxocr.train import text_config
+from jaxocr.train import text_lines
 from jaxocr.train import text_run
 from jaxocr.train import text_step
 
@@ -39,7 +40,7 @@ def main(backbone: str, batch_size: int, width: int, what: str) -> None:
   architecture = text_run.architecture(config, alphabet, backbone=backbone)
   mesh = sharding.make_mesh()
   with tempfile.TemporaryDirectory() as folder:
-    assets, sample = text_run.make_source(
+    assets, sample = text_lines.make_source(
       config, alphabet, pathlib.Path(folder)
     )
   assets = jax.device_put(assets)
