@@ -26,7 +26,8 @@ from jaxocr.text import ctc
 # that has to be padded.
 WIDTHS = (64, 128, 320, 509)
 BATCHES = (1, 3)
-LARGE_BATCH = 32  # In which the bundle is compared with itself.
+LARGE_BATCH = 32  # In which the bundle is compared with itself,
+OWN_WIDTHS = (64, 128)  # at these widths.
 LATENCY_PX = 128
 # Where a feature lies this near to a sign's threshold, the last bits of a float
 # decide, and engines add in another order.
@@ -122,7 +123,7 @@ def own_error(reference, lines: Lines) -> float:
   other engine can be held to less.
   """
   worst = 0.0
-  for width in WIDTHS:
+  for width in OWN_WIDTHS:
     image = images(lines, width, LARGE_BATCH)
     beside = reference.logits(image)
     alone = [reference.logits(row[None]) for row in image]
@@ -145,7 +146,7 @@ def all_logits(
   return found
 
 
-def text(logits: np.ndarray, alphabet) -> str:
+def best_text(logits: np.ndarray, alphabet) -> str:
   """The best path of a line's logits."""
   classes = np.argmax(logits, axis=-1)
   return ctc.collapse(classes, np.ones(len(classes)), alphabet).text
@@ -155,7 +156,7 @@ def compare(engine, reference, lines: Lines) -> Comparison:
   """Logits and strings of an exported file beside those of the bundle."""
   logits = [all_logits(e, lines) for e in (reference, engine)]
   before, after = (
-    [text(row, engine.alphabet) for row in rows] for rows in logits
+    [best_text(row, engine.alphabet) for row in rows] for rows in logits
   )
   labels = [item.label for item in lines.items]
   differing = tuple(
@@ -172,8 +173,15 @@ def compare(engine, reference, lines: Lines) -> Comparison:
       for read in (before, after)
     ),
     differing,
-    np.array([np.max(np.abs(b - a)) for b, a in zip(*logits, strict=True)]),
+    np.array([_error(b, a) for b, a in zip(*logits, strict=True)]),
   )
+
+
+def _error(before, after):
+  """Largest difference; infinite where there are other frames or classes."""
+  if before.shape != after.shape:
+    return np.inf
+  return np.max(np.abs(before - after), initial=0.0)
 
 
 def make_near_threshold(model) -> Callable[[np.ndarray], np.ndarray]:
@@ -210,7 +218,7 @@ def golden_text(engine, stated) -> str:
   pixels = card.golden_image(stated["golden"])
   line = real.RealLine("golden", "", np.zeros(0, np.int32), pixels)
   (logits,) = all_logits(engine, Lines("golden", (line,)), batch_size=1)
-  return text(logits, engine.alphabet)
+  return best_text(logits, engine.alphabet)
 
 
 def latency_ms(engine, height: int = preprocess.HEIGHT_PX) -> float:
@@ -233,7 +241,9 @@ def told(comparison: Comparison, most: int = 5) -> Sequence[str]:
   """A comparison as lines of text."""
   before, after = comparison.right
   n = comparison.lines
-  told_lines = [
+  if not n:
+    return [f"{comparison.name}: no lines"]
+  said = [
     f"{comparison.name}: {n} lines, {comparison.identical} strings identical, "
     f"accuracy {before / n:.4f} -> {after / n:.4f}",
     f"  a line's largest logit error: median {np.median(comparison.errors):.1e}"
@@ -241,5 +251,5 @@ def told(comparison: Comparison, most: int = 5) -> Sequence[str]:
     f"{comparison.errors.max():.1e}",
   ]
   for path, wanted, found in comparison.differing[:most]:
-    told_lines.append(f"  {path}: {wanted!r} became {found!r}")
-  return told_lines
+    said.append(f"  {path}: {wanted!r} became {found!r}")
+  return said

@@ -21,6 +21,7 @@ from jaxocr import files
 from jaxocr.compress import packed as packed_lib
 from jaxocr.export import mnn_pack
 from jaxocr.export import onnx_file
+from jaxocr.export import onnx_graph
 from jaxocr.export import onnx_layers
 from jaxocr.export import weights
 
@@ -69,9 +70,12 @@ def save(path: pathlib.Path, model, *, int8: bool = False) -> str:
     folder = pathlib.Path(folder)
     (folder / "model.onnx").write_bytes(proto.SerializeToString())
     _compress(folder, writer, layers)
-    found = _counted(folder)
+    found = _counted(_dump(folder, "model.mnn"))
+    # JSON would cut the scales of integer features, which are no arrays.
     if not layers and writer.graph.has_bits():
-      _pack(folder, writer.graph.arrays())
+      packed = _pack(folder, proto.graph)
+    else:
+      packed = ""
     data = (folder / "model.mnn").read_bytes()
   if found["integer"] != len(layers):
     raise ConversionError(
@@ -82,7 +86,7 @@ def save(path: pathlib.Path, model, *, int8: bool = False) -> str:
     part.write_bytes(data)
   return (
     f"{found['convolutions']} convolutions, {found['packed']} of "
-    f"them of packed weights, {found['integer']} of integers"
+    f"them of packed weights, {found['integer']} of integers{packed}"
   )
 
 
@@ -178,13 +182,20 @@ def _activation(name: str, grid: onnx_layers.Grid) -> dict[str, Any]:
   }
 
 
-def _pack(folder: pathlib.Path, constants: Mapping[str, np.ndarray]) -> None:
-  """Model.mnn and its JSON, model.json, to a smaller model.mnn."""
-  net = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+def _pack(folder: pathlib.Path, graph) -> str:
+  """The file model.mnn, of an ONNX graph, to a smaller one; what was done."""
+  to_array = onnx_graph.require_onnx().numpy_helper.to_array
+  constants = {t.name: to_array(t) for t in graph.initializer}
+  made = (name for node in graph.node for name in node.output)
+  names = (*(i.name for i in graph.input), *constants, *made)
+  # What is but a step to something with a name begins so, in its last part.
+  names = frozenset(n for n in names if "/_" not in n)
+  net = _dump(folder, "model.mnn")
+  data = (folder / "model.mnn").read_bytes()
   try:
-    floats = mnn_pack.pack(net, (folder / "model.mnn").read_bytes(), constants)
+    packed = mnn_pack.pack(net, data, constants, names)
   except mnn_pack.PackingError as error:
-    raise ConversionError(f"{error}; {_OTHER_VERSION}") from error
+    return f"; one-bit weights have two bits: {error}"
   (folder / "small.json").write_text(json.dumps(net), encoding="utf-8")
   _convert(
     folder,
@@ -192,17 +203,26 @@ def _pack(folder: pathlib.Path, constants: Mapping[str, np.ndarray]) -> None:
   )
   small = folder / "small.mnn"
   data = small.read_bytes()
-  if not all(array.tobytes() in data for array in floats):
-    raise ConversionError(f"MNN's converter changed floats; {_OTHER_VERSION}")
+  kept = all(array.tobytes() in data for array in packed.floats)
+  if not kept or not mnn_pack.same(net, _dump(folder, "small.mnn")):
+    raise ConversionError(
+      f"MNN's converter wrote another network than it was given; "
+      f"{_OTHER_VERSION}"
+    )
   small.replace(folder / "model.mnn")
+  return f", {packed.one_bit} of one bit"
 
 
-def _counted(folder: pathlib.Path) -> Mapping[str, int]:
-  """What the converter has made of model.mnn."""
-  _convert(
-    folder, "-f", "MNN", "--modelFile", "model.mnn", "--JsonFile", "model.json"
-  )
-  net = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+def _dump(folder: pathlib.Path, name: str) -> dict[str, Any]:
+  """A file of MNN as its converter's JSON."""
+  made = folder / "dump.json"
+  made.unlink(missing_ok=True)
+  _convert(folder, "-f", "MNN", "--modelFile", name, "--JsonFile", made.name)
+  return json.loads(made.read_text(encoding="utf-8"))
+
+
+def _counted(net: Mapping[str, Any]) -> dict[str, int]:
+  """What the converter has made of a network."""
   nodes = [
     *net["oplists"],
     *(node for part in net.get("subgraphs", ()) for node in part["nodes"]),
@@ -236,7 +256,7 @@ def _convert(folder: pathlib.Path, *arguments: str) -> None:
     ) from error
   said = run.stdout + run.stderr
   dumps = "--JsonFile" in arguments
-  if dumps and (folder / "model.json").exists():
+  if dumps and (folder / "dump.json").exists():
     return
   if any(words in said for words in _DONE):
     return

@@ -2,8 +2,9 @@
 
 Features lie as [N, C, H, W]. Tensors are named by the layers' paths in the
 Flax network, weights by the parameters' in the bundle. Values are those of the
-network to the last bits of a float: nothing is merged that could turn a sign,
-but for MNN, where offsets are added to others that follow.
+network to the last bits of a float: nothing is merged that could turn a sign.
+For MNN the shifts of RPReLU are, to the offsets that follow them, unless
+features are rounded to integers in between.
 """
 
 from collections.abc import Mapping
@@ -93,7 +94,7 @@ class Writer(onnx_layers.Layers):
   def _binary(self, x):
     bend = "backbone/stem_bend"
     x = self.convolution(
-      x, "backbone/stem", strides=(2, 2), pad=1, added=self._before(bend)
+      x, "backbone/stem", strides=(2, 2), pad=1, added=self._merged_shift(bend)
     )
     x = self._rprelu(x, bend)
     for index, (rows, columns, double) in enumerate(binary.BinaryBackbone.plan):
@@ -114,7 +115,11 @@ class Writer(onnx_layers.Layers):
     return self.quantised(x, "columns_range")
 
   def _binary_conv(self, x, name, strides=(1, 1), *, pad=0):
-    """`models.binary.BinaryConv`."""
+    """`models.binary.BinaryConv`.
+
+    Merged, the result lacks the shift behind its RPReLU, see `_lacking`; the
+    one before it, and what x lacks, are in the convolution's offset.
+    """
     graph = self.graph
     signs = self._network.binary_activations
     lacking = self._lacking.get(x)
@@ -131,7 +136,7 @@ class Writer(onnx_layers.Layers):
       kernel="binary_kernel",
       strides=strides,
       pad=0 if signs else pad,
-      added=self._before(f"{name}/bend", lacking),
+      added=self._merged_shift(f"{name}/bend", lacking),
     )
     if not signs:
       features = self.quantised(features, f"{name}/out_range")
@@ -146,7 +151,7 @@ class Writer(onnx_layers.Layers):
     x = graph.node("Add", features, x, output=f"{name}/sum")
     return self._rprelu(x, f"{name}/bend")
 
-  def _before(self, name, lacking=None):
+  def _merged_shift(self, name, lacking=None):
     """What a convolution adds for the RPReLU behind it and for its shortcut."""
     if not self._merges:
       return None
@@ -154,7 +159,7 @@ class Writer(onnx_layers.Layers):
     return before if lacking is None else before + lacking
 
   def _rprelu(self, x, name):
-    """`layers.RPReLU`."""
+    """`layers.RPReLU`; merged, without its two shifts."""
     if not self._merges:
       x = self.shifted(x, f"{name}/before")
     # MNN takes a slope that lies as its features do.
@@ -254,16 +259,16 @@ class Writer(onnx_layers.Layers):
     graph = self.graph
     codes, scale, _ = graph.integer_kernel(f"{name}.late", layout, *paths)
     shape = (len(paths), *layout(graph.values(paths[0])).shape)
-    nothing = "image/nothing"
+    nothing = "image/_nothing"
     if name.endswith("input_kernel"):  # Once for both.
-      whole = graph.node("Shape", IMAGE, output="image/shape")
-      graph.node("Sub", whole, whole, output="image/zeros")
-      graph.node("ReduceMax", "image/zeros", output=nothing, keepdims=0)
+      whole = graph.node("Shape", IMAGE, output="image/_shape")
+      graph.node("Sub", whole, whole, output="image/_zeros")
+      graph.node("ReduceMax", "image/_zeros", output=nothing, keepdims=0)
     wanted = graph.node(
-      "Add", graph.integers(*shape), nothing, output=f"{name}/shape"
+      "Add", graph.integers(*shape), nothing, output=f"{name}/_shape"
     )
-    x = graph.node("Reshape", codes, wanted, output=f"{name}/codes")
-    x = graph.node("Cast", x, output=f"{name}/floats", to=onnx_functions.FLOAT)
+    x = graph.node("Reshape", codes, wanted, output=f"{name}/_codes")
+    x = graph.node("Cast", x, output=f"{name}/_floats", to=onnx_functions.FLOAT)
     rows = graph.node(
       "Unsqueeze", scale, graph.integers(-1), output=f"{name}/scale"
     )

@@ -198,11 +198,6 @@ class Graph:
       for parameter in self._parameters.values()
     )
 
-  def arrays(self) -> dict[str, np.ndarray]:
-    """The constants by name."""
-    to_array = self._onnx.numpy_helper.to_array
-    return {name: to_array(t) for name, t in self._initializers.items()}
-
   def parameter(self, path: str) -> weights.Parameter:
     """One of the bundle.
 

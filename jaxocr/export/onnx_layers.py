@@ -15,7 +15,6 @@ from jaxocr.export import onnx_graph
 from jaxocr.export import weights
 
 IMAGE, LOGITS = "image", "logits"
-Values = np.ndarray | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,13 +80,15 @@ class Layers:
   def sign(self, x: str, name: str) -> str:
     """+1 where x >= 0, else -1: ONNX's Sign has a zero.
 
-    MNN moves features to another layout for a Where, which takes four times the
-    time of the network without. Differences of floats are 0 or far from 1e-30.
+    MNN moves features to another layout for a Where; two of its signs, with a
+    half between them, take a quarter of the time of the network with it, and
+    are right in half precision as well.
     """
     graph = self.graph
     if self.for_mnn:
-      tiny = graph.constant("tiny", 1e-30)
-      x = graph.node("Add", x, tiny, output=f"{name}/without_zero")
+      x = graph.node("Sign", x, output=f"{name}/_or_zero")
+      half = graph.constant("half", 0.5)
+      x = graph.node("Add", x, half, output=f"{name}/_without_zero")
       return graph.node("Sign", x, output=name)
     positive = graph.node(
       "GreaterOrEqual",
@@ -113,7 +114,9 @@ class Layers:
       output=name,
     )
 
-  def shifted(self, x: str, name: str, *, added: Values = None) -> str:
+  def shifted(
+    self, x: str, name: str, *, added: np.ndarray | None = None
+  ) -> str:
     """`layers.Shift`, by `added` [C] more."""
     offset = self.graph.vector(f"{name}/offset", rank=3, added=added)
     return self.graph.node("Add", x, offset, output=name)
@@ -130,7 +133,7 @@ class Layers:
     depthwise: bool = False,
     layout: weights.Layout | None = None,
     offset: str = "",
-    added: Values = None,
+    added: np.ndarray | None = None,
   ) -> str:
     """A convolution and an offset, by default that which BatchNorm has left.
 
@@ -144,8 +147,8 @@ class Layers:
       depthwise: Whether each channel is by itself.
       layout: From the parameter to [C_out, C_in, k, k], where it is neither
         [k, k, C_in, C_out] nor [C_in, C_out].
-      offset: Path of its parameter.
-      added: [C_out], what is added to that.
+      offset: Path of the parameter that the offset is.
+      added: [C_out], what is added to the offset.
     """
     path = f"{name}/{kernel}"
     if layout is None:

@@ -6,6 +6,7 @@ import pytest
 from jaxocr import exporting
 from jaxocr.export import engines
 from jaxocr.export import mnn_file
+from jaxocr.export import mnn_pack
 from jaxocr.export import onnx_crnn
 from jaxocr.export import onnx_layers
 from jaxocr.export import weights
@@ -83,7 +84,8 @@ def test_weights_stay_packed(made):
   # 1 stem, 14 binary, collapse, head; and the LSTM's integers.
   model, _, _, said, path = made("binary")
   assert said.startswith(
-    "17 convolutions, 17 of them of packed weights, 0 of integers"
+    "17 convolutions, 17 of them of packed weights, 0 of integers, "
+    "14 of one bit"
   )
   assert ", 0 of them of packed weights" in made("float")[3]
   data = path.read_bytes()
@@ -100,6 +102,31 @@ def test_weights_stay_packed(made):
   floats = weights.load(bits.stored)["bilstm/forward_recurrent_kernel"].values
   assert onnx_crnn.lstm_layout(floats)[0].tobytes() in (
     made("float")[4].read_bytes()
+  )
+
+
+def test_a_bundle_gives_one_file(made, tmp_path):
+  model, _, _, _, path = made("binary")
+  mnn_file.save(tmp_path / "again.mnn", model)
+  assert (tmp_path / "again.mnn").read_bytes() == path.read_bytes()
+
+
+def test_what_is_not_packed_is_said(made, monkeypatch, tmp_path):
+  def refuse(*_):
+    raise mnn_pack.PackingError("no floats")
+
+  monkeypatch.setattr(mnn_pack, "pack", refuse)
+  model, _, engine, _, path = made("binary")
+  said = mnn_file.save(tmp_path / "large.mnn", model)
+  assert said.endswith("; one-bit weights have two bits: no floats")
+  large = tmp_path / "large.mnn"
+  assert large.stat().st_size > path.stat().st_size
+  (tmp_path / "large.mnn.json").write_text(
+    path.with_name(path.name + ".json").read_text()
+  )
+  image = tiny.images(64, 2)
+  np.testing.assert_array_equal(
+    engines.open_engine(large, threads=1).logits(image), engine.logits(image)
   )
 
 
