@@ -2,8 +2,8 @@
 
   python launch.py --experiment=handwritten_numbers --cfg.mnist_dir=FOLDER
 
-Expect 0.946 of 2,000 lines of test digits (CER 0.009, seed 0), in 30 min
-on one core.
+Expect 0.955 of 2,000 lines of test digits (0.9555, CER 0.008, seed 0), in 26
+min on one core.
 
 Lines are drawn from the training digits while it learns and judged on lines of
 the test digits, whose writers it has not seen. It starts from the shipped float
@@ -42,7 +42,7 @@ class Config(text_config.TextConfig):
   # Where TFDS keeps prepared sets; empty: ~/tensorflow_datasets.
   data_dir: str = ""
   # Updates.
-  steps: int = 5000
+  steps: int = 6500
   # Fewest digits of a line.
   min_length: int = 4
   # Most.
@@ -50,28 +50,20 @@ class Config(text_config.TextConfig):
   # Eight digits of 22 px.
   width: int = 192
   learning_rate: float = 3e-3
-  # A flat scan of handwriting: hands bring the variety themselves, and a MNIST
-  # digit, 20 px high, has no detail that could be blurred, faded or cut away.
+  # A flat scan, written more variously than hands do: what it has to learn are
+  # shapes, and a MNIST digit, 20 px high, has no detail that could be faded or
+  # cut away.
   strengths: render.RenderStrengths = dataclasses.field(
-    default_factory=lambda: render.RenderStrengths(
-      size=0.08,
-      stretch=0.15,
-      slant=0.15,
-      rotation=0.04,
-      perspective=0.04,
-      pitch=0.0,
-      jitter=0.0,
-      weight=0.0,
-      breaks=0.0,
-      dots=0.0,
-      low_resolution=0.0,
-      neighbours=0.0,
-      rules=0.0,
-      fade=0.15,
-      patches=0.0,
+    default_factory=lambda: dataclasses.replace(
+      render.NOTHING,
+      size=0.12,
+      stretch=0.3,
+      slant=0.3,
+      rotation=0.06,
+      perspective=0.06,
+      spacing=0.2,
+      weight=0.35,
       blur=0.2,
-      motion=0.0,
-      noise=0.02,
     )
   )
   # Of the lines that it is judged by: MNIST's test digits as they are, black on
