@@ -70,12 +70,11 @@ def save(path: pathlib.Path, model, *, int8: bool = False) -> str:
     folder = pathlib.Path(folder)
     (folder / "model.onnx").write_bytes(proto.SerializeToString())
     _compress(folder, writer, layers)
-    found = _counted(_dump(folder, "model.mnn"))
-    # JSON would cut the scales of integer features, which are no arrays.
+    net, packed = _dump(folder, "model.mnn"), ""
+    found = _counted(net)
+    # JSON has cut the scales of integer features, which are no arrays.
     if not layers and writer.graph.has_bits():
-      packed = _pack(folder, proto.graph)
-    else:
-      packed = ""
+      packed = _pack(folder, proto.graph, net)
     data = (folder / "model.mnn").read_bytes()
   if found["integer"] != len(layers):
     raise ConversionError(
@@ -182,15 +181,17 @@ def _activation(name: str, grid: onnx_layers.Grid) -> dict[str, Any]:
   }
 
 
-def _pack(folder: pathlib.Path, graph) -> str:
-  """The file model.mnn, of an ONNX graph, to a smaller one; what was done."""
+def _pack(folder: pathlib.Path, graph, net: dict[str, Any]) -> str:
+  """The file model.mnn, of an ONNX graph, to a smaller one; what was done.
+
+  Its JSON, `net`, is edited.
+  """
   to_array = onnx_graph.require_onnx().numpy_helper.to_array
   constants = {t.name: to_array(t) for t in graph.initializer}
   made = (name for node in graph.node for name in node.output)
   names = (*(i.name for i in graph.input), *constants, *made)
   # What is but a step to something with a name begins so, in its last part.
   names = frozenset(n for n in names if "/_" not in n)
-  net = _dump(folder, "model.mnn")
   data = (folder / "model.mnn").read_bytes()
   try:
     packed = mnn_pack.pack(net, data, constants, names)
@@ -206,7 +207,7 @@ def _pack(folder: pathlib.Path, graph) -> str:
   kept = all(array.tobytes() in data for array in packed.floats)
   if not kept or not mnn_pack.same(net, _dump(folder, "small.mnn")):
     raise ConversionError(
-      f"MNN's converter wrote another network than it was given; "
+      "MNN's converter wrote another network than it was given; "
       f"{_OTHER_VERSION}"
     )
   small.replace(folder / "model.mnn")

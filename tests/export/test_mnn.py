@@ -130,6 +130,13 @@ def test_what_is_not_packed_is_said(made, monkeypatch, tmp_path):
   )
 
 
+def test_another_network_than_was_asked_for(made, monkeypatch, tmp_path):
+  monkeypatch.setattr(mnn_pack, "same", lambda *_: False)
+  with pytest.raises(mnn_file.ConversionError, match="wrote another network"):
+    mnn_file.save(tmp_path / "m.mnn", made("binary")[0])
+  assert not list(tmp_path.iterdir())
+
+
 def test_integers_are_counted(made, monkeypatch, tmp_path):
   model, reference, engine, said, _ = made("qat", True)
   assert said.endswith(", 15 of integers")  # 14 of blocks, and the collapse.
