@@ -10,8 +10,12 @@ from collections.abc import Iterator, Sequence
 import dataclasses
 import functools
 import io
+import multiprocessing
+import os
+import signal
 import threading
 
+from absl import flags
 import flax.struct
 import grain
 import jax
@@ -31,7 +35,7 @@ TOO_WIDE = "wider than the widest of train_widths"
 TOO_LONG = "label too long for its frames"
 
 _THREADS = 2  # That read images while the device learns.
-_AHEAD = 4  # Batches read ahead.
+_AHEAD = 4  # Batches read ahead, by the threads or by each worker.
 _TRIES = 20  # Broken images in a row before giving up.
 
 
@@ -92,7 +96,6 @@ class Mixture:
     self._sets = [readers.open_lines(source.path) for source in sources]
     self.notes: list[str] = []
     self.broken: dict[str, str] = {}
-    self._lock = threading.Lock()
     self._places = [self._sort(lines) for lines in self._sets]
     counts = np.array(
       [[len(of[w]) for w in self._widths] for of in self._places], float
@@ -125,32 +128,37 @@ class Mixture:
 
   def batch(self, step: int, *, seed: int) -> HostLines:
     """The real lines of a step, for all processes."""
-    rng = np.random.default_rng((seed, step))
-    bucket = rng.choice(len(self._widths), p=self._width_chances)
-    width, chances = self._widths[bucket], self._set_chances[:, bucket]
-    rows, length = self._batch_size, self._label_length
-    image = np.full((rows, preprocess.HEIGHT_PX, width), 255, np.uint8)
-    widths = np.full(rows, width, np.int32)
-    label = np.zeros((rows, length), np.int32)
-    lengths = np.zeros(rows, np.int32)
-    for row in range(self._real):
-      line, ids = self._draw(rng, bucket, chances)
-      image[row] = preprocess.pad_to_bucket(line, width)
-      widths[row] = line.shape[1]
-      label[row, : len(ids)] = ids
-      lengths[row] = len(ids)
-    return HostLines(
-      image, widths, label, lengths, np.arange(rows) < self._real
-    )
+    return self._note(self._read(step, seed=seed))
 
-  def batches(self, start: int, stop: int, *, seed: int) -> Iterator[HostLines]:
-    """Those of the steps from `start` to `stop`, read ahead by threads."""
+  def batches(
+    self, start: int, stop: int, *, seed: int, workers: int = 0
+  ) -> Iterator[HostLines]:
+    """Those of the steps from `start` to `stop`, read ahead.
+
+    Args:
+      start: The first step.
+      stop: The one after the last.
+      seed: Of the choice of lines.
+      workers: Processes that read, each with the labels of all sets in its
+        memory; 0 leaves it to threads of this one. The lines are the same.
+
+    Raises:
+      ValueError: From the iterator: too many broken images in a row.
+    """
     steps = grain.MapDataset.range(start, stop)
-    asked = steps.map(functools.partial(self.batch, seed=seed))
-    options = grain.ReadOptions(
-      num_threads=_THREADS, prefetch_buffer_size=_AHEAD
-    )
-    return iter(asked.to_iter_dataset(options))
+    read = steps.map(functools.partial(self._read, seed=seed))
+    if workers:
+      found = iter(_by_workers(read, workers))
+    else:
+      options = grain.ReadOptions(
+        num_threads=_THREADS, prefetch_buffer_size=_AHEAD
+      )
+      found = iter(read.to_iter_dataset(options))
+    try:
+      for batch in found:
+        yield self._note(batch)
+    finally:
+      found.close()  # Ends the workers.
 
   def told_broken(self) -> list[str]:
     """A line for a person, if images could not be read."""
@@ -162,7 +170,32 @@ class Mixture:
       f"were drawn instead (first: {name}: {why})"
     ]
 
-  def _draw(self, rng, bucket, chances) -> tuple[np.ndarray, np.ndarray]:
+  def _read(self, step, *, seed) -> tuple[HostLines, dict[str, str]]:
+    """The lines of a step, and what of `broken` was met on the way."""
+    rng = np.random.default_rng((seed, step))
+    bucket = rng.choice(len(self._widths), p=self._width_chances)
+    width, chances = self._widths[bucket], self._set_chances[:, bucket]
+    rows, length = self._batch_size, self._label_length
+    image = np.full((rows, preprocess.HEIGHT_PX, width), 255, np.uint8)
+    widths = np.full(rows, width, np.int32)
+    label = np.zeros((rows, length), np.int32)
+    lengths = np.zeros(rows, np.int32)
+    broken = {}
+    for row in range(self._real):
+      line, ids = self._draw(rng, bucket, chances, broken)
+      image[row] = preprocess.pad_to_bucket(line, width)
+      widths[row] = line.shape[1]
+      label[row, : len(ids)] = ids
+      lengths[row] = len(ids)
+    real = np.arange(rows) < self._real
+    return HostLines(image, widths, label, lengths, real), broken
+
+  def _note(self, read: tuple[HostLines, dict[str, str]]) -> HostLines:
+    lines, broken = read
+    self.broken = broken | self.broken
+    return lines
+
+  def _draw(self, rng, bucket, chances, broken):
     """A line [H, w] uint8 and its class ids; another where one is broken."""
     for _ in range(_TRIES):
       chosen = rng.choice(len(self._sets), p=chances)
@@ -172,8 +205,7 @@ class Mixture:
       try:
         line, _ = preprocess.line_array(lines[place][0])
       except preprocess.PreprocessError as error:
-        with self._lock:
-          self.broken.setdefault(f"{lines.name}: {entry.name}", str(error))
+        broken[f"{lines.name}: {entry.name}"] = str(error)
         continue
       # A header may say another size than the turned image has.
       line = line[:, : self._widths[bucket]]
@@ -217,6 +249,38 @@ class Mixture:
         f"it: {shown}"
       )
     return {width: np.array(of, np.int64) for width, of in places.items()}
+
+
+def _by_workers(elements: grain.MapDataset, workers: int) -> grain.IterDataset:
+  """The same elements, in their order, made by processes."""
+  if not flags.FLAGS.is_parsed():  # grain asks for flags of its own.
+    flags.FLAGS.mark_as_parsed()
+  made = elements.to_iter_dataset(
+    grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+  )
+  options = grain.MultiprocessingOptions(
+    num_workers=workers, per_worker_buffer_size=_AHEAD
+  )
+  made = made.mp_prefetch(options, worker_init_fn=_end_with_parent)
+  # Out of shared memory, so that nothing of it is held when a training ends.
+  return made.map(functools.partial(jax.tree.map, _copied))
+
+
+def _copied(leaf):
+  return np.array(leaf) if isinstance(leaf, np.ndarray) else leaf
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+  """Sets a worker up to live as long as the training, neither more nor less."""
+  del worker, workers
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches it as well.
+  parent = multiprocessing.parent_process()
+
+  def wait():
+    parent.join()
+    os._exit(1)  # Killed, it could not end its workers.
+
+  threading.Thread(target=wait, daemon=True).start()
 
 
 def _usable(

@@ -64,6 +64,8 @@ class TextConfig:
   # Px: widths of a step's lines, comma-separated; each is compiled for. Real
   # lines go to the narrowest that holds them. Empty: `width` alone.
   train_widths: str = ""
+  # Processes that read and scale real lines; 0: two threads of this one.
+  train_workers: int = 0
 
   # Channels at half height; the blocks go on from there.
   stem_channels: int = 24
@@ -156,6 +158,7 @@ class TextConfig:
         ("ema_decay", "in [0, 1)", lambda v: 0 <= v < 1),
         ("weight_decay", "0 or more", lambda v: v >= 0),
         ("warmup_steps", "0 or more", lambda v: v >= 0),
+        ("train_workers", "0 or more", lambda v: v >= 0),
         *((name, "above 0", lambda v: v > 0) for name in _POSITIVE),
       ],
     )
@@ -172,9 +175,11 @@ class TextConfig:
           f"train_widths={self.train_widths}: {width} must be a multiple of "
           f"{ctc.FRAME_PX} with frames for max_length={self.max_length}"
         )
-    if (self.train_weights or self.train_widths) and not self.train_data:
+    others = ("train_weights", "train_widths", "train_workers")
+    given = [name for name in others if getattr(self, name)]
+    if given and not self.train_data:
       raise ValueError(
-        "train_weights and train_widths are of real lines; give train_data"
+        f"{' and '.join(given)} without real lines; give train_data"
       )
     draw_glyphs(self.fonts, alphabet)
 

@@ -90,6 +90,7 @@ class MixedLines:
       workdirs.WorkdirError: A set cannot be read.
     """
     self._mesh, self._clock = mesh, clock
+    self._workers = config.train_workers
     with as_workdir_errors():
       self._mixture = mixture_lib.Mixture(
         config.sources(),
@@ -107,10 +108,14 @@ class MixedLines:
       real_strengths=config.real_strengths,
     )
 
+  @contextlib.contextmanager
   def feed(
     self, assets: PyTree, earlier: int, steps: int, seed: int
-  ) -> Callable[[int], PyTree]:
+  ) -> Iterator[Callable[[int], PyTree]]:
     """Updates done -> what the step's lines are drawn from.
+
+    Leaving the context ends those who read real lines. The function raises
+    `workdirs.WorkdirError` where too many of them are broken.
 
     Args:
       assets: Of rendered lines.
@@ -124,14 +129,18 @@ class MixedLines:
       nonlocal batches
       if batches is None:  # Here, so that a resumed stage begins where it is.
         batches = self._mixture.batches(
-          earlier + done, earlier + steps, seed=seed
+          earlier + done, earlier + steps, seed=seed, workers=self._workers
         )
-      with self._clock.waiting():
+      with self._clock.waiting(), as_workdir_errors():
         host = next(batches)
       lines = sharding.split_lines(self._mesh)
       return assets, sharding.place(host, lines)
 
-    return feed
+    try:
+      yield feed
+    finally:
+      if batches is not None:
+        batches.close()
 
   def told_broken(self) -> list[str]:
     """As of `mixture.Mixture`."""

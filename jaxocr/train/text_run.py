@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -194,32 +195,32 @@ class TextRun:
     evaluator = self._evaluator(architecture, stage.rules)
 
     before = 0 if series is None else earlier
-    feed = self._feed(earlier, stage.steps, seed)
+    with self._feed(earlier, stage.steps, seed) as feed:
 
-    def update(state, done):
-      result = train_step(state, feed(done), key, before + done, taught)
-      while self._expected:
-        self._expected.pop()()
-      return result
+      def update(state, done):
+        result = train_step(state, feed(done), key, before + done, taught)
+        while self._expected:
+          self._expected.pop()()
+        return result
 
-    state = loop.fit(
-      state,
-      update,
-      lambda state: evaluator.rendered(state, self.config.progress_lines),
-      plan=loop.Plan(
-        steps=stage.steps,
-        batch_size=self.config.batch_size,
-        log_every=self.config.log_every,
-        eval_every=self.config.eval_every,
-        checkpoint_every=self.config.checkpoint_every,
-        keep_checkpoints=self.config.keep_checkpoints,
-        stage=stage.name,
-        earlier_steps=earlier,
-      ),
-      workdir=self.workdir / (series or ""),
-      clock=self.clock,
-      learning_rate=stage.schedule(self.config.warmup_steps),
-    )
+      state = loop.fit(
+        state,
+        update,
+        lambda state: evaluator.rendered(state, self.config.progress_lines),
+        plan=loop.Plan(
+          steps=stage.steps,
+          batch_size=self.config.batch_size,
+          log_every=self.config.log_every,
+          eval_every=self.config.eval_every,
+          checkpoint_every=self.config.checkpoint_every,
+          keep_checkpoints=self.config.keep_checkpoints,
+          stage=stage.name,
+          earlier_steps=earlier,
+        ),
+        workdir=self.workdir / (series or ""),
+        clock=self.clock,
+        learning_rate=stage.schedule(self.config.warmup_steps),
+      )
     self._steps[series] += stage.steps
     if self._mixed:
       self.say(*self._mixed.told_broken())
@@ -288,11 +289,13 @@ class TextRun:
       self.say(workdirs.figures(figures), f"report {page}")
     return figures
 
-  def _feed(self, earlier: int, steps: int, seed: int) -> Callable:
+  def _feed(
+    self, earlier: int, steps: int, seed: int
+  ) -> contextlib.AbstractContextManager[Callable]:
     """Updates done -> what the step's lines are drawn from."""
     if self._mixed:
       return self._mixed.feed(self.assets, earlier, steps, seed)
-    return lambda done: self.assets
+    return contextlib.nullcontext(lambda done: self.assets)
 
   def _step(self, stage, architecture, teacher):
     """Of the stage; what is compiled serves all of its runs."""

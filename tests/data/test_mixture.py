@@ -1,5 +1,9 @@
 import collections
 import dataclasses
+import os
+import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -15,6 +19,30 @@ ALPHABET = alphabet_lib.Alphabet("abcd", name="four")
 OFF = render.RenderStrengths(
   **{name: 0.0 for name in render.RenderStrengths.__dataclass_fields__}
 )
+
+# Waits in the middle of its batches.
+TRAINING = """
+import contextlib
+import sys
+import time
+
+from jaxocr.data import mixture
+from jaxocr.text import alphabet
+
+if __name__ == "__main__":
+  found = mixture.Mixture(
+    [mixture.Source(sys.argv[1])],
+    alphabet.Alphabet("abcd", name="four"),
+    widths=(64,),
+    batch_size=8,
+    rendered_share=0,
+  )
+  with contextlib.closing(found.batches(0, 1000, seed=0, workers=2)) as batches:
+    next(batches)
+    next(batches)
+    print("reading", flush=True)
+    time.sleep(60)
+"""
 
 
 def make_set(folder, widths, labels, level=100):
@@ -69,6 +97,52 @@ def test_a_step_is_the_same_whenever_it_is_asked_for(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, straight[4:], resumed)
   other = found.batch(4, seed=4)
   assert (other.label != resumed[0].label).any()
+
+
+def test_workers_read_the_same_lines_and_tell_what_is_broken(tmp_path):
+  path = make_set(tmp_path / "s", [40, 100] * 3, "abcdab")
+  threads, processes = (mix(mixture.Source(path)) for _ in range(2))
+  (tmp_path / "s" / "0.png").write_bytes(b"")  # After they have looked at it.
+  expected = list(threads.batches(3, 8, seed=3))
+  found = list(processes.batches(3, 8, seed=3, workers=2))
+  assert len(found) == 5
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  assert list(processes.broken) == ["s/labels.tsv: 0.png"]
+  assert processes.broken == threads.broken
+
+
+def test_a_fault_in_a_worker_is_raised(tmp_path):
+  path = make_set(tmp_path / "s", [40], "a")
+  found = mix(mixture.Source(path))
+  (tmp_path / "s" / "0.png").write_bytes(b"")
+  with pytest.raises(ValueError, match="20 broken images in a row"):
+    next(found.batches(0, 8, seed=0, workers=1))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_the_training(tmp_path, signum):
+  path = make_set(tmp_path / "s", [40] * 3, "abc")
+  script = tmp_path / "train.py"
+  script.write_text(TRAINING, encoding="utf-8")
+  with subprocess.Popen(
+    [sys.executable, script, path],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    start_new_session=True,
+  ) as training:
+    assert training.stdout.readline() == "reading\n"
+    # A terminal's Ctrl-C goes to all of them, kill -9 to one.
+    if signum == signal.SIGINT:
+      os.killpg(training.pid, signum)
+    else:
+      training.kill()
+    # Ends when all who hold the pipe have ended.
+    _, told = training.communicate(timeout=60)
+  if signum == signal.SIGINT:  # One traceback, the training's own.
+    assert "leaked" not in told and told.count("Traceback") == 1
+    assert told.rstrip().endswith("KeyboardInterrupt")
 
 
 def test_weights_say_how_often_a_set_is_drawn_from(tmp_path):

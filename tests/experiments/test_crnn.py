@@ -129,7 +129,12 @@ def test_the_defaults_are_valid_and_so_is_the_tiny_one():
       {"train_data": "none"},
       "train_data=none: there is no such",
     ),
-    ({"train_widths": "64"}, "are of real lines; give train_data"),
+    ({"train_widths": "64"}, "train_widths without real lines; give train"),
+    (
+      {"train_widths": "64", "train_workers": 2},
+      "train_widths and train_workers without real lines",
+    ),
+    ({"train_workers": -1}, "train_workers=-1; it must be 0 or more"),
     (
       {"train_data": "tests", "train_widths": "30,64"},
       "30 must be a multiple of 4",
