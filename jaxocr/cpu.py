@@ -1,6 +1,7 @@
 """What XLA's CPU backend needs around it, set before JAX starts it."""
 
 import ctypes
+import functools
 import os
 import re
 import sys
@@ -35,6 +36,17 @@ def keep_freed_memory() -> bool:
   return all([libc.mallopt(name, value) for name, value in settings])
 
 
+@functools.cache
+def has_wide_vectors(cpuinfo: str = "/proc/cpuinfo") -> bool:
+  """Whether the processor has vectors of 512 bits, as far as Linux says so."""
+  try:
+    with open(cpuinfo, encoding="utf-8") as file:
+      found = re.search(r"^flags\s*:.*\bavx512f\b", file.read(), re.MULTILINE)
+  except OSError:
+    return False  # Not Linux.
+  return bool(found)
+
+
 def prefer_wide_vectors(cpuinfo: str = "/proc/cpuinfo") -> bool:
   """Makes XLA use vectors of 512 bits where the processor has them.
 
@@ -48,12 +60,7 @@ def prefer_wide_vectors(cpuinfo: str = "/proc/cpuinfo") -> bool:
     Whether the flag was added.
   """
   given = os.environ.get("XLA_FLAGS", "")
-  try:
-    with open(cpuinfo, encoding="utf-8") as file:
-      wide = re.search(r"^flags\s*:.*\bavx512f\b", file.read(), re.MULTILINE)
-  except OSError:
-    return False  # Not Linux.
-  if not wide or _WIDTH_FLAG in given:
+  if not has_wide_vectors(cpuinfo) or _WIDTH_FLAG in given:
     return False
   os.environ["XLA_FLAGS"] = f"{given} {_WIDTH_FLAG}=512".strip()
   return True

@@ -52,73 +52,74 @@ def _depthwise_forward(x, kernel, strides):
 
 
 def _depthwise_backward(strides, residuals, cotangent):
+  """Both gradients from one padded cotangent, which is stored but once.
+
+  What comes before a padding XLA computes once; otherwise each tap would go
+  through all that the cotangent is made of anew.
+  """
   x, kernel = residuals
-  taps = [
-    layers.channel_sums(seen, heard)
-    for seen, heard in _overlaps(x, cotangent, kernel.shape[0], strides)
-  ]
-  dx = _depthwise_features_gradient(kernel, cotangent, strides, x.shape)
-  return dx, jnp.stack(taps).astype(kernel.dtype).reshape(kernel.shape)
+  taps = list(_taps(kernel.shape[0], strides, cotangent))
+  dkernel = []
+  for place, heard in taps:
+    seen = _pixels(x, place, strides)
+    heard = heard[:, : seen.shape[1], : seen.shape[2]]
+    dkernel.append(layers.channel_sums(seen, heard))
+  places = itertools.product(*map(range, strides))
+  totals = dict.fromkeys(places, jnp.zeros_like(cotangent))
+  weights = kernel.reshape(-1, kernel.shape[-1])
+  for (place, heard), weight in zip(taps, weights, strict=True):
+    totals[place] += heard * weight[None, None, None]
+  dx = _interleave(totals, strides)[:, : x.shape[1], : x.shape[2]]
+  return dx, jnp.stack(dkernel).astype(kernel.dtype).reshape(kernel.shape)
 
 
-def _overlaps(x, cotangent, size, strides):
-  """What each place of a kernel sees, and where, without any padding.
+def _taps(size, strides, cotangent):
+  """For each tap, which pixels hear of it and what they hear.
 
   Args:
-    x: [B, H, W, C].
-    cotangent: [B, ceil(H / strides[0]), ceil(W / strides[1]), C].
     size: k.
     strides: Step in H and W.
+    cotangent: [B, H', W', C].
 
   Yields:
-    k * k pairs of equal shapes: slices of x and of the cotangent.
+    k * k times the place (row, column) within a stride of the pixels, and the
+    cotangent of these pixels, [B, H', W', C]: 0 where nothing saw them.
   """
-  for place in itertools.product(range(size), repeat=2):
-    seen, heard = [slice(None)], [slice(None)]
-    for axis, (at, stride) in enumerate(zip(place, strides, strict=True), 1):
-      shift = at - layers.same_padding(size)[0]  # Pixels to the right or below.
-      first = max(0, -(shift // stride))
-      last = min(
-        cotangent.shape[axis] - 1, (x.shape[axis] - 1 - shift) // stride
-      )
-      pixel = first * stride + shift
-      seen.append(slice(pixel, last * stride + shift + 1, stride))
-      heard.append(slice(first, last + 1))
-    yield x[tuple(seen)], cotangent[tuple(heard)]
+  before, _ = layers.same_padding(size)
+
+  def along(stride):  # (place, how many strides on the cotangent lies).
+    return [
+      ((tap - before) % stride, -((tap - before) // stride))
+      for tap in range(size)
+    ]
+
+  down, right = map(along, strides)
+  reach = size // 2
+  padded = jnp.pad(cotangent, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+  _, high, wide, _ = cotangent.shape
+  for (row, below), (column, beside) in itertools.product(down, right):
+    top, left = reach + below, reach + beside
+    yield (row, column), padded[:, top : top + high, left : left + wide]
 
 
-def _depthwise_features_gradient(kernel, cotangent, strides, shape):
-  """Pixels at one place within a stride hear of the same taps: by places."""
-  size = kernel.shape[0]
-  (rows, columns), (before, after) = strides, layers.same_padding(size)
-  batch, height, width, channels = shape
-  # Of the padded features, in strides.
-  high = -(-(height + before + after) // rows)
-  wide = -(-(width + before + after) // columns)
+def _pixels(x, place, strides):
+  """Those at one place within each stride, of x [B, H, W, C]."""
+  (row, column), (rows, columns) = place, strides
+  return x[:, row::rows, column::columns]
 
-  def place(row, column):
-    total = jnp.zeros((batch, high, wide, channels), cotangent.dtype)
-    for i in range(row, size, rows):
-      for j in range(column, size, columns):
-        down, right = i // rows, j // columns
-        around = (
-          (0, 0),
-          (down, high - cotangent.shape[1] - down),
-          (right, wide - cotangent.shape[2] - right),
-          (0, 0),
-        )
-        total += jnp.pad(cotangent * kernel[None, None, None, i, j], around)
-    return total
 
-  places = jnp.stack(
+def _interleave(totals, strides):
+  """Undoes `_pixels`: place -> [B, H', W', C] becomes [B, r H', s W', C]."""
+  rows, columns = strides
+  whole = jnp.stack(
     [
-      jnp.stack([place(row, column) for column in range(columns)], axis=3)
+      jnp.stack([totals[row, column] for column in range(columns)], axis=3)
       for row in range(rows)
     ],
     axis=2,
   )
-  whole = places.reshape(batch, high * rows, wide * columns, channels)
-  return whole[:, before : before + height, before : before + width]
+  batch, high, _, wide, _, channels = whole.shape
+  return whole.reshape(batch, high * rows, wide * columns, channels)
 
 
 _depthwise_shifted.defvjp(_depthwise_forward, _depthwise_backward)

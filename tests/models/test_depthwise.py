@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -9,14 +11,22 @@ from jaxocr.models import depthwise
 KEY = jax.random.key(0)
 
 
-@pytest.mark.parametrize("height", [1, 7, 8])
-@pytest.mark.parametrize("strides", [(1, 1), (2, 1), (2, 2)])
-def test_depthwise_lowerings_agree_in_value_and_gradient(strides, height):
+@pytest.mark.parametrize(
+  "strides, height, size",
+  [
+    *itertools.product([(1, 1), (2, 1), (2, 2)], [1, 7, 8], [3]),
+    ((1, 1), 6, 5),
+    ((2, 3), 7, 4),
+    ((3, 2), 7, 2),  # Pixels of some rows are seen by no tap.
+  ],
+)
+def test_depthwise_lowerings_agree_in_value_and_gradient(strides, height, size):
   x = jax.random.normal(KEY, (2, height, 12, 5))
-  kernel = jax.random.normal(KEY, (3, 3, 5))
+  kernel = jax.random.normal(KEY, (size, size, 5))
 
   def reference(x, kernel):
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    around = ((size - 1) // 2, size // 2)
+    padded = jnp.pad(x, ((0, 0), around, around, (0, 0)))
     return lax.conv_general_dilated(
       padded,
       kernel[:, :, None],

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxocr import cpu
 from jaxocr.models import layers
 
 KEY = jax.random.key(0)
@@ -35,8 +36,12 @@ def test_spatial_conv_of_signs_is_exact(strides, pad_value):
   np.testing.assert_array_equal(out, _reference(x, kernel, strides, pad_value))
 
 
+@pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("strides", [(1, 1), (2, 1), (2, 2)])
-def test_spatial_conv_has_the_gradients_of_the_textbook_form(strides):
+def test_spatial_conv_has_the_gradients_of_the_textbook_form(
+  strides, wide, monkeypatch
+):
+  monkeypatch.setattr(cpu, "has_wide_vectors", lambda: wide)
   x = jax.random.normal(KEY, (2, 8, 12, 5))
   kernel = jax.random.normal(jax.random.key(1), (3, 3, 5, 7))
 
