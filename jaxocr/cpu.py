@@ -1,4 +1,4 @@
-"""What XLA's CPU backend needs around it, set before JAX starts it."""
+"""What XLA's CPU backend needs around it, and what it runs on."""
 
 import ctypes
 import functools
@@ -12,7 +12,7 @@ _WIDTH_FLAG = "--xla_cpu_prefer_vector_width"
 
 
 def set_up() -> None:
-  """Both of the functions below; call it before JAX starts its backend."""
+  """Keeps freed memory, prefers wide vectors; before JAX starts its backend."""
   keep_freed_memory()
   prefer_wide_vectors()
 

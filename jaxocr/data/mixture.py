@@ -6,11 +6,13 @@ width are drawn, each set as often as its weight says, with replacement.
 """
 
 import collections
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+import contextlib
 import dataclasses
 import functools
 import io
 import multiprocessing
+from multiprocessing import resource_tracker
 import os
 import signal
 import threading
@@ -35,7 +37,9 @@ TOO_WIDE = "wider than the widest of train_widths"
 TOO_LONG = "label too long for its frames"
 
 _THREADS = 2  # That read images while the device learns.
-_AHEAD = 4  # Batches read ahead, by the threads or by each worker.
+_AHEAD = 4  # Batches read ahead; twice as many by each worker.
+# To which it is the training that answers.
+_FOR_TRAINING = (signal.SIGINT, signal.SIGTERM)
 _TRIES = 20  # Broken images in a row before giving up.
 
 
@@ -132,7 +136,7 @@ class Mixture:
 
   def batches(
     self, start: int, stop: int, *, seed: int, workers: int = 0
-  ) -> Iterator[HostLines]:
+  ) -> Generator[HostLines]:
     """Those of the steps from `start` to `stop`, read ahead.
 
     Args:
@@ -142,8 +146,9 @@ class Mixture:
       workers: Processes that read, each with the labels of all sets in its
         memory; 0 leaves it to threads of this one. The lines are the same.
 
-    Raises:
-      ValueError: From the iterator: too many broken images in a row.
+    Raises, from the generator:
+      ValueError: Too many broken images in a row.
+      ChildProcessError: A worker was killed.
     """
     steps = grain.MapDataset.range(start, stop)
     read = steps.map(functools.partial(self._read, seed=seed))
@@ -155,8 +160,17 @@ class Mixture:
       )
       found = iter(read.to_iter_dataset(options))
     try:
-      for batch in found:
+      # Workers start with the first batch.
+      with _signals_held() if workers else contextlib.nullcontext():
+        batch = next(found, None)
+      while batch is not None:
         yield self._note(batch)
+        batch = next(found, None)
+    except RuntimeError as error:
+      raise ChildProcessError(
+        f"one of {workers} workers that read real lines ended ({error}); give "
+        "fewer, or more memory, of which /dev/shm is a part"
+      ) from error
     finally:
       found.close()  # Ends the workers.
 
@@ -192,11 +206,17 @@ class Mixture:
 
   def _note(self, read: tuple[HostLines, dict[str, str]]) -> HostLines:
     lines, broken = read
-    self.broken = broken | self.broken
+    for name, why in broken.items():
+      self.broken.setdefault(name, why)
     return lines
 
-  def _draw(self, rng, bucket, chances, broken):
-    """A line [H, w] uint8 and its class ids; another where one is broken."""
+  def _draw(
+    self, rng, bucket, chances, broken: dict[str, str]
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """A line [H, w] uint8 and its class ids; another where one is broken.
+
+    Broken ones are added to `broken`.
+    """
     for _ in range(_TRIES):
       chosen = rng.choice(len(self._sets), p=chances)
       lines, places = self._sets[chosen], self._places[chosen]
@@ -270,10 +290,26 @@ def _copied(leaf):
   return np.array(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+  """Ctrl-C and SIGTERM wait, also in processes that are started meanwhile.
+
+  Otherwise they end a worker before it comes to ignore them.
+  """
+  # It would let them through in the thread that starts it.
+  resource_tracker.ensure_running()
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_TRAINING)
+  try:
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _end_with_parent(worker: int, workers: int) -> None:
   """Sets a worker up to live as long as the training, neither more nor less."""
   del worker, workers
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches it as well.
+  for signum in _FOR_TRAINING:  # They reach all processes of a job.
+    signal.signal(signum, signal.SIG_IGN)
   parent = multiprocessing.parent_process()
 
   def wait():

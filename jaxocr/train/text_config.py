@@ -64,7 +64,8 @@ class TextConfig:
   # Px: widths of a step's lines, comma-separated; each is compiled for. Real
   # lines go to the narrowest that holds them. Empty: `width` alone.
   train_widths: str = ""
-  # Processes that read and scale real lines; 0: two threads of this one.
+  # Processes that read and scale real lines, each of which holds all labels and
+  # takes seconds to start; 0: two threads of this one, which mostly suffice.
   train_workers: int = 0
 
   # Channels at half height; the blocks go on from there.
@@ -176,10 +177,10 @@ class TextConfig:
           f"{ctc.FRAME_PX} with frames for max_length={self.max_length}"
         )
     others = ("train_weights", "train_widths", "train_workers")
-    given = [name for name in others if getattr(self, name)]
+    given = [f"{x}={getattr(self, x)}" for x in others if getattr(self, x)]
     if given and not self.train_data:
       raise ValueError(
-        f"{' and '.join(given)} without real lines; give train_data"
+        f"{', '.join(given)} without real lines; give train_data"
       )
     draw_glyphs(self.fonts, alphabet)
 

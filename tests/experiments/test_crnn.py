@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import multiprocessing
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from experiments import crnn
 from jaxocr import evaluation
 from jaxocr import reader
 from jaxocr.compress import packed
+from jaxocr.data import mixture
 from jaxocr.export import bundle
 from jaxocr.train import ship
 from jaxocr.train import text_run
@@ -56,12 +58,24 @@ def test_two_steps_leave_a_teacher(tmp_path, monkeypatch, capsys):
     ends.append(train(*args, **more))
     return ends[-1]
 
+  begun = []
+  by_workers = mixture._by_workers
+
+  def counted(elements, workers):
+    begun.append(workers)
+    return by_workers(elements, workers)
+
+  monkeypatch.setattr(mixture, "_by_workers", counted)
   monkeypatch.setattr(text_run.TextRun, "train", watched)
   real = real_lines(tmp_path / "real")
-  config = dataclasses.replace(TINY, train_data=real, eval_labels=real)
+  config = dataclasses.replace(
+    TINY, train_data=real, train_workers=1, eval_labels=real
+  )
   config.validate()
   report = crnn.run(config, tmp_path)
   told = capsys.readouterr().out
+  assert begun == [1]
+  assert not multiprocessing.active_children()
   assert "train_data real/labels.tsv: 8 read, 6 kept, 2 dropped" in told
   assert "numeric lacks 1 characters of it: 'x' 2" in told
   history = writers.read_history(tmp_path)
@@ -129,10 +143,10 @@ def test_the_defaults_are_valid_and_so_is_the_tiny_one():
       {"train_data": "none"},
       "train_data=none: there is no such",
     ),
-    ({"train_widths": "64"}, "train_widths without real lines; give train"),
+    ({"train_widths": "64"}, "train_widths=64 without real lines; give train"),
     (
       {"train_widths": "64", "train_workers": 2},
-      "train_widths and train_workers without real lines",
+      "train_widths=64, train_workers=2 without real lines",
     ),
     ({"train_workers": -1}, "train_workers=-1; it must be 0 or more"),
     (
