@@ -25,6 +25,7 @@ OFF = render.RenderStrengths(
 # Waits in the middle of its batches.
 TRAINING = """
 import contextlib
+import signal
 import sys
 import time
 
@@ -32,6 +33,8 @@ from jaxocr.data import mixture
 from jaxocr.text import alphabet
 
 if __name__ == "__main__":
+  # A shell that starts the tests in the background has it ignored.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   found = mixture.Mixture(
     [mixture.Source(sys.argv[1])],
     alphabet.Alphabet("abcd", name="four"),
