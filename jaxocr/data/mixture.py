@@ -167,6 +167,8 @@ class Mixture:
         yield self._note(batch)
         batch = next(found, None)
     except RuntimeError as error:
+      if not workers:
+        raise
       raise ChildProcessError(
         f"one of {workers} workers that read real lines ended ({error}); give "
         "fewer, or more memory, of which /dev/shm is a part"
