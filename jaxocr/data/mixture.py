@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator, Sequence
 import contextlib
 import dataclasses
 import functools
+import gc
 import io
 import multiprocessing
 from multiprocessing import resource_tracker
@@ -175,6 +176,9 @@ class Mixture:
       ) from error
     finally:
       found.close()  # Ends the workers.
+      del found
+      if workers:
+        gc.collect()  # Cycles hold the last batches, in shared memory.
 
   def told_broken(self) -> list[str]:
     """A line for a person, if images could not be read."""
