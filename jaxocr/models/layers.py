@@ -116,26 +116,25 @@ def _conv_forward(x, kernel, strides):
 def _conv_backward(strides, residuals, cotangent):
   x, kernel = residuals
   _, pull = jax.vjp(lambda x: _lax_conv(x, kernel, strides), x)
+  by_lax = functools.partial(_lax_kernel_gradient, strides=strides)
+  products = functools.partial(_kernel_gradient, strides=strides)
   dkernel = lax.platform_dependent(
     x,
     kernel,
     cotangent,
-    cpu=lambda x, k, c: (
-      _lax_kernel_gradient(x, k, c, strides)
-      if cpu.has_wide_vectors()
-      else _kernel_gradient(x, c, k.shape[0], strides)
-    ),
-    default=lambda x, k, c: _lax_kernel_gradient(x, k, c, strides),
+    cpu=by_lax if cpu.has_wide_vectors() else products,
+    default=by_lax,
   )
   return (*pull(cotangent), dkernel)
 
 
-def _kernel_gradient(x, cotangent, size, strides):
+def _kernel_gradient(x, kernel, cotangent, strides):
   """One product for each of the kernel's places, [k, k, C_in, C_out].
 
   XLA takes this gradient as a convolution whose kernel is as large as the
   image, which without vectors of 512 bits has half the speed of a product.
   """
+  size = kernel.shape[0]
   channels = cotangent.shape[-1]
   rows = cotangent.reshape(-1, channels)
   taps = [

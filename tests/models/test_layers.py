@@ -70,7 +70,7 @@ def test_kernel_gradients_of_all_backends_agree():
   kernel = jax.random.normal(jax.random.key(1), (3, 3, 5, 7))
   cotangent = jax.random.normal(jax.random.key(2), (2, 4, 12, 7))
   np.testing.assert_allclose(
-    layers._kernel_gradient(x, cotangent, 3, (2, 1)),
+    layers._kernel_gradient(x, kernel, cotangent, (2, 1)),
     layers._lax_kernel_gradient(x, kernel, cotangent, (2, 1)),
     atol=1e-4,
   )
