@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from jaxocr import exact
 from jaxocr.export import card
 from jaxocr.text import alphabet as alphabet_lib
 
@@ -65,7 +66,8 @@ def make_logits(model, variables) -> Logits:
       with lock:  # Another thread may have compiled it meanwhile.
         program = programs.get(image.shape)
         if program is None:
-          program = apply.lower(variables, image).compile()
+          with exact.products():
+            program = apply.lower(variables, image).compile()
           programs[image.shape] = program
     return np.asarray(program(variables, image))
 
