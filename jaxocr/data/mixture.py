@@ -6,19 +6,12 @@ width are drawn, each set as often as its weight says, with replacement.
 """
 
 import collections
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 import contextlib
 import dataclasses
 import functools
-import gc
 import io
-import multiprocessing
-from multiprocessing import resource_tracker
-import os
-import signal
-import threading
 
-from absl import flags
 import flax.struct
 import grain
 import jax
@@ -28,6 +21,7 @@ import PIL.Image
 from jaxocr.data import preprocess
 from jaxocr.data import readers
 from jaxocr.data import stats
+from jaxocr.data import workers as workers_lib
 from jaxocr.data.readers import lines as lines_lib
 from jaxocr.text import alphabet as alphabet_lib
 from jaxocr.text import ctc
@@ -37,10 +31,6 @@ UNREADABLE = stats.UNREADABLE
 TOO_WIDE = "wider than the widest of train_widths"
 TOO_LONG = "label too long for its frames"
 
-_THREADS = 2  # That read images while the device learns.
-_AHEAD = 4  # Batches read ahead; twice as many by each worker.
-# To which it is the training that answers.
-_FOR_TRAINING = (signal.SIGINT, signal.SIGTERM)
 _TRIES = 20  # Broken images in a row before giving up.
 
 
@@ -153,32 +143,10 @@ class Mixture:
     """
     steps = grain.MapDataset.range(start, stop)
     read = steps.map(functools.partial(self._read, seed=seed))
-    if workers:
-      found = iter(_by_workers(read, workers))
-    else:
-      options = grain.ReadOptions(
-        num_threads=_THREADS, prefetch_buffer_size=_AHEAD
-      )
-      found = iter(read.to_iter_dataset(options))
-    try:
-      # Workers start with the first batch.
-      with _signals_held() if workers else contextlib.nullcontext():
-        batch = next(found, None)
-      while batch is not None:
-        yield self._note(batch)
-        batch = next(found, None)
-    except RuntimeError as error:
-      if not workers:
-        raise
-      raise ChildProcessError(
-        f"one of {workers} workers that read real lines ended ({error}); give "
-        "fewer, or more memory, of which /dev/shm is a part"
-      ) from error
-    finally:
-      found.close()  # Ends the workers.
-      del found
-      if workers:
-        gc.collect()  # Cycles hold the last batches, in shared memory.
+    # Closed with this generator, however that ends.
+    with contextlib.closing(workers_lib.read_ahead(read, workers)) as ahead:
+      for lines in ahead:
+        yield self._note(lines)
 
   def told_broken(self) -> list[str]:
     """A line for a person, if images could not be read."""
@@ -275,54 +243,6 @@ class Mixture:
         f"it: {shown}"
       )
     return {width: np.array(of, np.int64) for width, of in places.items()}
-
-
-def _by_workers(elements: grain.MapDataset, workers: int) -> grain.IterDataset:
-  """The same elements, in their order, made by processes."""
-  if not flags.FLAGS.is_parsed():  # grain asks for flags of its own.
-    flags.FLAGS.mark_as_parsed()
-  made = elements.to_iter_dataset(
-    grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-  )
-  options = grain.MultiprocessingOptions(
-    num_workers=workers, per_worker_buffer_size=_AHEAD
-  )
-  made = made.mp_prefetch(options, worker_init_fn=_end_with_parent)
-  # Out of shared memory, so that nothing of it is held when a training ends.
-  return made.map(functools.partial(jax.tree.map, _copied))
-
-
-def _copied(leaf):
-  return np.array(leaf) if isinstance(leaf, np.ndarray) else leaf
-
-
-@contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
-  """Ctrl-C and SIGTERM wait, also in processes that are started meanwhile.
-
-  Otherwise they end a worker before it comes to ignore them.
-  """
-  # It would let them through in the thread that starts it.
-  resource_tracker.ensure_running()
-  before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_TRAINING)
-  try:
-    yield
-  finally:
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _end_with_parent(worker: int, workers: int) -> None:
-  """Sets a worker up to live as long as the training, neither more nor less."""
-  del worker, workers
-  for signum in _FOR_TRAINING:  # They reach all processes of a job.
-    signal.signal(signum, signal.SIG_IGN)
-  parent = multiprocessing.parent_process()
-
-  def wait():
-    parent.join()
-    os._exit(1)  # Killed, it could not end its workers.
-
-  threading.Thread(target=wait, daemon=True).start()
 
 
 def _usable(

@@ -14,7 +14,7 @@ from experiments import crnn
 from jaxocr import evaluation
 from jaxocr import reader
 from jaxocr.compress import packed
-from jaxocr.data import mixture
+from jaxocr.data import workers
 from jaxocr.export import bundle
 from jaxocr.train import ship
 from jaxocr.train import text_run
@@ -59,13 +59,13 @@ def test_two_steps_leave_a_teacher(tmp_path, monkeypatch, capsys):
     return ends[-1]
 
   begun = []
-  by_workers = mixture._by_workers
+  by_workers = workers._by_workers
 
-  def counted(elements, workers):
-    begun.append(workers)
-    return by_workers(elements, workers)
+  def counted(elements, count):
+    begun.append(count)
+    return by_workers(elements, count)
 
-  monkeypatch.setattr(mixture, "_by_workers", counted)
+  monkeypatch.setattr(workers, "_by_workers", counted)
   monkeypatch.setattr(text_run.TextRun, "train", watched)
   real = real_lines(tmp_path / "real")
   config = dataclasses.replace(
