@@ -2,6 +2,7 @@
 
   python launch.py --experiment=bnn_crnn --cfg.steps=500 --workdir=runs/short
 
+--list names the experiments; --experiment=NAME --help shows all that one takes.
 Exit code: 0 finished, now or before; 1 error; 130 Ctrl-C; 143 SIGTERM.
 """
 
@@ -14,7 +15,6 @@ from ml_collections import config_flags
 
 import experiments
 from jaxocr import cpu
-from jaxocr import exact
 from jaxocr.train import configs
 from jaxocr.train import distributed
 from jaxocr.train import interrupt
@@ -40,7 +40,9 @@ def define_config(config):
   for name, text in helps.items():
     FLAGS[name].help = text
     flags.declare_key_flag(name)  # So that --help has it, not only --helpfull.
-  return FLAGS["cfg"].value
+  changed = FLAGS["cfg"].value
+  del FLAGS.cfg  # The fields are the flags; --cfg alone would mean nothing.
+  return changed
 
 
 def launch(argv, module, changed):
@@ -51,7 +53,6 @@ def launch(argv, module, changed):
   workdir = FLAGS.workdir or f"runs/{FLAGS.experiment}"
   with interrupt.plain_exit(ValueError, OSError):
     distributed.start(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
-    exact.set_up()
     config.validate()
     workdirs.hold(workdir)
     report = workdirs.claim(workdir, FLAGS.experiment, config, FLAGS.restart)
@@ -68,12 +69,11 @@ if __name__ == "__main__":
   name, known = FLAGS.experiment, experiments.descriptions()
   listing = "\n".join(f"  {n:20} {text}" for n, text in known.items())
   if FLAGS.list or (name is None and "--help" in sys.argv):
-    print(f"{__doc__}\nExperiments, each with a --help of its own:\n{listing}")
+    print(f"{__doc__}\nExperiments:\n{listing}")
   elif name not in known:
     sys.exit(f"error: no experiment {name!r}; --experiment=\n{listing}")
   else:
     chosen = importlib.import_module(f"experiments.{name}")
     changed = define_config(chosen.Config())
-    del FLAGS.cfg  # The fields are the flags; --cfg alone would mean nothing.
     FLAGS.unparse_flags()
     app.run(lambda argv: launch(argv, chosen, changed))

@@ -30,6 +30,7 @@ from jaxocr import data_cli
 from jaxocr import decode_cli
 from jaxocr import describe
 from jaxocr import eval_cli
+from jaxocr import exact
 from jaxocr import export_cli
 from jaxocr import exporting
 from jaxocr import zoo
@@ -411,7 +412,7 @@ def _rendered_lines(args: argparse.Namespace):
     strengths=render.RenderStrengths(),
   )
   keys = jax.random.split(jax.random.key(args.seed), args.rows * args.columns)
-  batch = jax.device_get(jax.jit(sample)(assets, keys))
+  batch = jax.device_get(jax.jit(exact.products(sample))(assets, keys))
   return batch.image[:, :, :, 0], [alphabet.decode(ids) for ids in batch.label]
 
 

@@ -12,6 +12,7 @@ import pathlib
 import numpy as np
 import PIL.Image
 
+from jaxocr import exact
 from jaxocr import files
 
 FOLDER = "maps"  # Of a run's pictures, in its workdir.
@@ -61,6 +62,7 @@ def inspect(bundle_path, source) -> Inspection:
   pixels = jnp.asarray(grey, jnp.float32)[None] / 255
   image = digit_augment.prepare(pixels, standard=model.standard)
 
+  @exact.products
   def winner(image):
     logits, collections = model.network.apply(
       variables, image, mutable=["taps"]

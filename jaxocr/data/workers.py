@@ -22,6 +22,7 @@ import numpy as np
 
 _THREADS = 2  # That make elements while the device learns.
 _AHEAD = 4  # Elements made ahead; twice as many by each worker.
+_KILLED = "terminated unexpectedly"  # So grain says it.
 # To which it is the training that answers.
 _FOR_TRAINING = (signal.SIGINT, signal.SIGTERM)
 
@@ -54,10 +55,10 @@ def read_ahead(elements: grain.MapDataset, workers: int) -> Generator[Any]:
       yield element
       element = next(found, end)
   except RuntimeError as error:
-    if not workers:
+    if _KILLED not in str(error):
       raise
     raise ChildProcessError(
-      f"one of {workers} workers that read real lines ended ({error}); give "
+      f"one of {workers} workers that read ahead was killed ({error}); give "
       "fewer, or more memory, of which /dev/shm is a part"
     ) from error
   finally:

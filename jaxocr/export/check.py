@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxocr import exact
 from jaxocr.data import atlas as atlas_lib
 from jaxocr.data import corpus as corpus_lib
 from jaxocr.data import preprocess
@@ -75,7 +76,7 @@ def rendered_lines(
     strengths=render.RenderStrengths(),
   )
   keys = jax.random.split(jax.random.key(seed), count)
-  batch = jax.device_get(jax.jit(sample)(assets, keys))
+  batch = jax.device_get(jax.jit(exact.products(sample))(assets, keys))
   items = []
   for i, ids in enumerate(batch.label):
     pixels = np.clip(batch.image[i, :, :, 0], 0, 1)
@@ -197,6 +198,7 @@ def make_near_threshold(model) -> Callable[[np.ndarray], np.ndarray]:
     return lambda image: np.zeros(len(image), int)
 
   @jax.jit
+  @exact.products
   def look(variables, image):
     _, seen = model.network.apply(
       variables,

@@ -56,7 +56,12 @@ def make_logits(model, variables) -> Logits:
     variables: Its variables, as they are to be applied.
   """
   variables = jax.device_put(variables)
-  apply = jax.jit(lambda v, image: model.apply(v, image, train=False))
+
+  @jax.jit
+  @exact.products
+  def apply(variables, image):
+    return model.apply(variables, image, train=False)
+
   programs: dict[tuple[int, ...], Any] = {}
   lock = threading.Lock()
 
@@ -66,8 +71,7 @@ def make_logits(model, variables) -> Logits:
       with lock:  # Another thread may have compiled it meanwhile.
         program = programs.get(image.shape)
         if program is None:
-          with exact.products():
-            program = apply.lower(variables, image).compile()
+          program = apply.lower(variables, image).compile()
           programs[image.shape] = program
     return np.asarray(program(variables, image))
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import optax
 
+from jaxocr import exact
 from jaxocr.compress import rules as rules_lib
 from jaxocr.data import digit_augment
 from jaxocr.data import digit_batches
@@ -98,6 +99,7 @@ def make_reader(
   whole, split = sharding.replicated(mesh), sharding.split_lines(mesh)
   deploy = ship.make_deploy(rules)
 
+  @exact.products
   def classify(variables, images):
     pixels = images.astype(jnp.float32) / 255
     image = digit_augment.prepare(pixels, standard=config.standard)

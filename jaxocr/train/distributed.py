@@ -4,11 +4,15 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from jaxocr import exact
+
 
 def start(
   coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-  """Joins the other processes of this run; call before any computation.
+  """Joins the other processes of this run, and sees to exact products.
+
+  To be called before any computation.
 
   With all three None, JAX's own detection decides (TPU pods, Slurm, Open MPI),
   and where it finds no cluster the run has one process.
@@ -40,6 +44,7 @@ def start(
       f"coordinator={coordinator}: the processes did not find each other "
       f"({reason}); start all of them, and give the address of process 0"
     ) from error
+  exact.set_up()
 
 
 def is_writer() -> bool:

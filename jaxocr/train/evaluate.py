@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
+from jaxocr import exact
 from jaxocr.data import batch as batch_lib
 from jaxocr.data import real as real_lib
 from jaxocr.text import alphabet as alphabet_lib
@@ -99,6 +100,7 @@ class Evaluator:
     self._mesh, self._batch_size = mesh, rendered.batch_size
     whole, split = sharding.replicated(mesh), sharding.split_lines(mesh)
 
+    @exact.products
     def read(variables, image):
       return ctc.best_path(model.apply(variables, image, train=False))
 

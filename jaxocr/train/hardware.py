@@ -17,6 +17,8 @@ def describe() -> str:
     parts.append(f"{len(devices)} virtual devices")
   if jax.process_count() > 1:
     parts.append(f"{jax.process_count()} processes")
+  if jax.config.jax_default_matmul_precision:
+    parts.append(f"products: {jax.config.jax_default_matmul_precision}")
   parts.append(f"JAX {jax.__version__}, Python {platform.python_version()}")
   return "; ".join(parts)
 
