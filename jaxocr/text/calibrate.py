@@ -67,7 +67,7 @@ def greedy_confidences(
     temperature: Divides them.
 
   Returns:
-    [lines], each a product of its characters', as of `ctc.collapse`.
+    [lines], each as `ctc.collapse` has it.
   """
   return np.array([_confidence(line / temperature) for line in logits])
 
@@ -79,7 +79,8 @@ def _confidence(scores: np.ndarray) -> float:
   log_top = -np.log(np.exp(scores - top).sum(axis=-1))
   starts = np.flatnonzero(np.diff(classes, prepend=-1))
   runs = np.maximum.reduceat(log_top, starts)
-  return float(np.exp(runs[classes[starts] != 0].sum()))
+  sure = runs[classes[starts] != 0]
+  return float(np.exp(sure.sum() if sure.size else log_top.min()))
 
 
 def fit_temperature(

@@ -29,7 +29,9 @@ class Reading:
   """What was read from one line."""
 
   text: str
-  confidence: float  # Product of its characters'; 1.0 for an empty text.
+  # Product of its characters'; of an empty text that of the frame which is
+  # least surely blank.
+  confidence: float
   characters: tuple[Character, ...]
   rejected: bool = False  # Less sure than was asked for: the text is empty.
 
@@ -97,9 +99,10 @@ def collapse(
     for start, end in zip(starts, ends, strict=False)
     if classes[start] != 0
   )
+  sure = [c.confidence for c in characters] or [probabilities.min(initial=1)]
   return Reading(
     text="".join(character.char for character in characters),
-    confidence=float(np.prod([c.confidence for c in characters])),
+    confidence=float(np.prod(sure)),
     characters=characters,
   )
 

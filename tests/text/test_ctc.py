@@ -42,7 +42,9 @@ def test_collapse_confidence():
   # Highest of each run; the blank's 0.9 does not count.
   assert [c.confidence for c in reading.characters] == [0.5, 0.75]
   assert reading.confidence == 0.375
-  assert _collapse([0, 0]).confidence == 1.0
+  # Of nothing: as sure as the frame that is least surely blank.
+  assert _collapse([0, 0, 0], probabilities[:3]).confidence == 0.25
+  assert _collapse([]).confidence == 1.0
   assert isinstance(reading.confidence, float)
 
 

@@ -146,6 +146,7 @@ def test_reliability_by_hand():
 
 def test_confidence_is_that_of_the_reading():
   logits = random_logits(12, 15, 4)
+  logits[0, :, 0] += 9  # Read as nothing.
   for temperature in (1.0, 2.5):
     decoding = decode.Decoding(temperature=temperature)
     read = decode.decode(logits, ALPHABET, decoding)
