@@ -4,8 +4,8 @@
 
 One busy core: 16 min with 1,680 real lines. Expect 0.9715 of the rendered and
 0.884 of the real lines for pq2 at 318 kB, where int8 has 0.9735 and 0.883 at
-518 kB; 0.970 for pq4 at 228 kB, as large as the one-bit recogniser (0.954),
-which itself loses nothing at 154 kB (1bit_pq4).
+518 kB; 0.970 and 0.871 for pq4 at 228 kB, as large as the one-bit recogniser
+(0.967, 0.885), which itself loses nothing at 154 kB (1bit_pq4_tuned).
 
 Settings of the shipped float recogniser (and of the one-bit
 one, whose backbone stays as it is) without training: k-means, then codes and

@@ -1,9 +1,9 @@
 """Products whose float32 operands stay float32, on every backend.
 
 By default XLA rounds what enters a product: to TF32 on GPUs, to bfloat16 on
-TPUs. A network of signs then turns some of them: on an H200 `numeric-1bit` read
-48 of 1,680 lines otherwise than on a CPU, and none when told not to round.
-`numeric-float` read all of them alike either way.
+TPUs. A network of signs then turns some of them: on an H200 a one-bit network
+read 48 of 1,680 lines otherwise than on a CPU, and none when told not to round;
+its float twin read all of them alike either way.
 """
 
 from collections.abc import Callable
