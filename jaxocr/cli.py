@@ -30,7 +30,6 @@ from jaxocr import data_cli
 from jaxocr import decode_cli
 from jaxocr import describe
 from jaxocr import eval_cli
-from jaxocr import exact
 from jaxocr import export_cli
 from jaxocr import exporting
 from jaxocr import zoo
@@ -391,6 +390,7 @@ def _rendered_lines(args: argparse.Namespace):
   """Images [N, H, W] in [0, 1] and N labels, as training would see them."""
   import jax
 
+  from jaxocr import exact
   from jaxocr.data import atlas as atlas_lib
   from jaxocr.data import corpus as corpus_lib
   from jaxocr.data import preprocess
