@@ -15,7 +15,7 @@ _PRECISION = "highest"
 
 
 def set_up() -> None:
-  """Makes it the default of this process, unless the user has another.
+  """Makes that the default of this process, unless the user has another.
 
   The user's is JAX_DEFAULT_MATMUL_PRECISION. What `products` wraps is exact
   whatever that says. May start JAX's backend.
