@@ -11,28 +11,36 @@ FOLDER_VARIABLE = "JAXOCR_CACHE_DIR"
 
 
 def keep() -> pathlib.Path | None:
-  """Lets JAX keep what it compiles, and says where.
+  """Lets JAX keep what it compiles in `folder()`, and says where.
 
-  In JAXOCR_CACHE_DIR, or `jaxocr` in the user's cache folder; JAXOCR_CACHE_DIR=
-  (empty) keeps nothing. A folder that was chosen for JAX itself stays. What
-  cannot be written is not kept. None: nothing is.
+  A folder that was chosen for JAX itself stays. None: nothing is kept.
   """
   chosen = jax.config.jax_compilation_cache_dir
   if chosen:
     return pathlib.Path(chosen)
+  found = folder()
+  if found is None:
+    return None
+  jax.config.update("jax_compilation_cache_dir", os.fspath(found))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_S)
+  return found
+
+
+def folder() -> pathlib.Path | None:
+  """Where compiled programs are kept; None where they cannot be.
+
+  JAXOCR_CACHE_DIR, or `jaxocr` in the user's cache folder; JAXOCR_CACHE_DIR=
+  (empty) keeps nothing, nor does a folder that cannot be written.
+  """
   stated = os.environ.get(FOLDER_VARIABLE)
   if stated == "":
     return None
-  folder = pathlib.Path(stated) if stated else _user_cache() / "jaxocr"
+  found = pathlib.Path(stated) if stated else _user_cache() / "jaxocr"
   try:
-    folder.mkdir(parents=True, exist_ok=True)
+    found.mkdir(parents=True, exist_ok=True)
   except OSError:
     return None
-  if not os.access(folder, os.W_OK):
-    return None
-  jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_S)
-  return folder
+  return found if os.access(found, os.W_OK) else None
 
 
 def _user_cache() -> pathlib.Path:

@@ -84,18 +84,25 @@ class BinaryConv(nn.Module):
       features = layers.spatial_conv(
         features, kernel, strides=self.strides, pad_value=pad_value
       )
-    features = norm_lib.batch_norm(
+    norm = norm_lib.batch_norm(
       train=train, dtype=self.dtype, name="conv_norm", folded=self.folded
-    )(features)
-    features = self._quantised("out_range", features, train)
+    )
+    bend = layers.RPReLU(name="bend")
     if self.strides != (1, 1):
       x = layers.average_pool(x, self.strides)
-    return layers.RPReLU(name="bend")(features + x)
+    if not self._quantises:
+      return norm_lib.norm_rprelu(norm, features, x, bend)
+    return bend(self._quantised("out_range", norm(features), train) + x)
+
+  @property
+  def _quantises(self) -> bool:
+    """Whether features that are not signs are rounded to integers."""
+    return not self.binary_activations and self.activation_bits is not None
 
   def _quantised(self, name, x, train):
     return activation.quantised(
       x,
-      bits=None if self.binary_activations else self.activation_bits,
+      bits=self.activation_bits if self._quantises else None,
       freeze_after=self.freeze_after,
       train=train,
       name=name,

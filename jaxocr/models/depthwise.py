@@ -7,6 +7,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from jaxocr import native
 from jaxocr.models import layers
 
 
@@ -23,6 +24,8 @@ def depthwise_conv(
   Returns:
     [B, ceil(H / strides[0]), ceil(W / strides[1]), C].
   """
+  if native.active(x, kernel):
+    return native.depthwise(x, kernel, strides)
   return lax.platform_dependent(
     x,
     kernel,

@@ -17,6 +17,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from jaxocr import cpu
+from jaxocr import native
 
 Strides = tuple[int, int]
 TAPS = "taps"
@@ -24,8 +25,18 @@ INPUTS = "inputs"
 _INPUT = "_input"  # What its entries' names end in.
 
 
-@jax.custom_vjp
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Matrix product over the last axis: x [..., C_in], kernel [C_in, C_out]."""
+  if x.ndim > 2 and native.active(x, kernel):
+    batch, *places, channels = x.shape
+    features = x.reshape(batch, 1, math.prod(places), channels)
+    out = native.conv(features, kernel[None, None], (1, 1), 0.0)
+    return out.reshape(*x.shape[:-1], -1)
+  return _product(x, kernel)
+
+
+@jax.custom_vjp
+def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """Matrix product over the last axis: x [..., C_in], kernel [C_in, C_out].
 
   The gradient of an einsum or of `nn.Dense` with respect to the kernel makes
@@ -36,7 +47,7 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _product_forward(x, kernel):
-  return product(x, kernel), (x, kernel)
+  return _product(x, kernel), (x, kernel)
 
 
 def _product_backward(residuals, cotangent):
@@ -48,7 +59,7 @@ def _product_backward(residuals, cotangent):
   return dx, lax.dot_general(rows, cotangent, (((0,), (0,)), ((), ())))
 
 
-product.defvjp(_product_forward, _product_backward)
+_product.defvjp(_product_forward, _product_backward)
 
 
 def dense_product(x, kernel, dimension_numbers, **unused) -> jax.Array:
@@ -86,6 +97,8 @@ def spatial_conv(
   Returns:
     [B, ceil(H / strides[0]), ceil(W / strides[1]), C_out].
   """
+  if native.active(x, kernel):
+    return native.conv(x, kernel, strides, pad_value)
   out = _conv(x - pad_value if pad_value else x, kernel, strides)
   if not pad_value:
     return out
@@ -258,6 +271,8 @@ def average_pool(x: jax.Array, strides: Strides) -> jax.Array:
       f"features of {height}x{width} do not divide by windows of "
       f"{rows}x{columns}; use image heights of 32 and widths divisible by 4"
     )
+  if native.active(x):
+    return native.pool(x, strides)
   shape = (batch, height // rows, rows, width // columns, columns, channels)
   return jnp.mean(x.reshape(shape), axis=(2, 4))
 
@@ -277,13 +292,27 @@ class Kernel(nn.Module):
     return self.param(self.name_in_tree, init, self.shape).astype(self.dtype)
 
 
-class Shift(nn.Module):
-  """Learnt per-channel offset: RSign's threshold, RPReLU's shifts."""
+class Offset(nn.Module):
+  """One learnt number a channel, [C]."""
 
   @nn.compact
+  def __call__(self, channels: int, dtype: jnp.dtype) -> jax.Array:
+    return self.param("offset", nn.initializers.zeros, (channels,)).astype(
+      dtype
+    )
+
+
+class Shift(Offset):
+  """x [..., C] plus its channel's offset: RSign's threshold."""
+
   def __call__(self, x: jax.Array) -> jax.Array:
-    offset = self.param("offset", nn.initializers.zeros, (x.shape[-1],))
-    return x + jnp.broadcast_to(offset.astype(x.dtype), x.shape)
+    return _shifted(x, super().__call__(x.shape[-1], x.dtype))
+
+
+def _shifted(x, offset):
+  if native.active(x, offset):
+    return native.shift(x, offset)
+  return x + jnp.broadcast_to(offset, x.shape)
 
 
 class RPReLU(nn.Module):
@@ -296,13 +325,21 @@ class RPReLU(nn.Module):
   """
 
   @nn.compact
+  def parameters(
+    self, channels: int, dtype: jnp.dtype
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(in, slope, out), [C] each."""
+    slope = self.param("slope", nn.initializers.constant(0.25), (channels,))
+    before = Offset(name="before")(channels, dtype)
+    return before, slope.astype(dtype), Offset(name="after")(channels, dtype)
+
   def __call__(self, x: jax.Array) -> jax.Array:
-    shape = (x.shape[-1],)
-    slope = self.param("slope", nn.initializers.constant(0.25), shape)
-    shifted = Shift(name="before")(x)
-    slope = jnp.broadcast_to(slope.astype(x.dtype), x.shape)
-    bent = jnp.where(shifted > 0, shifted, slope * shifted)
-    return Shift(name="after")(bent)
+    before, slope, after = self.parameters(x.shape[-1], x.dtype)
+    if native.active(x):
+      return native.rprelu(x, before, slope, after)
+    shifted = _shifted(x, before)
+    slope = jnp.broadcast_to(slope, x.shape)
+    return _shifted(jnp.where(shifted > 0, shifted, slope * shifted), after)
 
 
 def tap(module: nn.Module, name: str, features: jax.Array) -> None:

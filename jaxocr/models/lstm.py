@@ -7,6 +7,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from jaxocr import native
 from jaxocr.models import layers
 
 DIRECTIONS = ("forward", "backward")
@@ -49,28 +50,38 @@ class BiLSTM(nn.Module):
     bias = both("bias", _forget_one, (gates,))
 
     # One product for both directions; then the second half runs backwards.
+    frames = frames.astype(self.dtype)
     projected = layers.product(
-      frames.astype(self.dtype),
+      frames,
       jnp.concatenate(w_in, axis=-1).astype(self.dtype),
     ).astype(jnp.float32)
-    projected += jnp.concatenate(bias)[None, None]
-    projected = jnp.swapaxes(projected, 0, 1)
-    projected = jnp.stack(
-      [projected[..., :gates], jnp.flip(projected[..., gates:], axis=0)], axis=1
-    )
-    outputs = _recur(projected, jnp.stack(w_rec), self.dtype)
-    for place, direction in enumerate(DIRECTIONS):
+    if native.active(projected, frames) and self.hidden % native.LANES == 0:
+      states = native.lstm(projected, jnp.stack(w_rec), jnp.stack(bias))
+    else:
+      states = _both_ways(projected, w_rec, bias, self.dtype)
+    # Before the first frame it is 0, which answers nothing.
+    earlier = (states[:, :-1, : self.hidden], states[:, 1:, self.hidden :])
+    for direction, rows in zip(DIRECTIONS, earlier, strict=True):
       layers.entering(self, f"{direction}_input_kernel", lambda: frames)
-      # Before the first frame it is 0, which answers nothing.
       layers.entering(
-        self,
-        f"{direction}_recurrent_kernel",
-        lambda d=place, hidden=outputs: hidden[:-1, d],
+        self, f"{direction}_recurrent_kernel", lambda rows=rows: rows
       )
-    outputs = jnp.concatenate(
-      [outputs[:, 0], jnp.flip(outputs[:, 1], axis=0)], axis=-1
-    )
-    return jnp.swapaxes(outputs, 0, 1).astype(self.dtype)
+    return states.astype(self.dtype)
+
+
+def _both_ways(projected, w_rec, bias, dtype) -> jax.Array:
+  """Hidden states [B, T, 2 * hidden] of projected inputs [B, T, 2 * gates]."""
+  gates = projected.shape[-1] // 2
+  projected += jnp.concatenate(bias)[None, None]
+  projected = jnp.swapaxes(projected, 0, 1)
+  projected = jnp.stack(
+    [projected[..., :gates], jnp.flip(projected[..., gates:], axis=0)], axis=1
+  )
+  states = _recur(projected, jnp.stack(w_rec), dtype)
+  states = jnp.concatenate(
+    [states[:, 0], jnp.flip(states[:, 1], axis=0)], axis=-1
+  )
+  return jnp.swapaxes(states, 0, 1)
 
 
 def _scan(projected: jax.Array, w_rec: jax.Array, dtype) -> jax.Array:

@@ -32,7 +32,9 @@ class SeparableConv(nn.Module):
     norm = dict(train=train, dtype=self.dtype, folded=self.folded)
     kernel = layers.Kernel((3, 3, inputs), 9, self.dtype, name="depthwise")()
     x = depthwise.depthwise_conv(x, kernel, strides=self.strides)
-    x = nn.relu(norm_lib.batch_norm(name="depthwise_norm", **norm)(x))
+    x = norm_lib.norm_relu(
+      norm_lib.batch_norm(name="depthwise_norm", **norm), x
+    )
     x = activation.quantised(
       x,
       bits=self.activation_bits,
@@ -44,7 +46,9 @@ class SeparableConv(nn.Module):
       (inputs, self.channels), inputs, self.dtype, name="pointwise"
     )()
     x = layers.pointwise_conv(x, kernel)
-    return nn.relu(norm_lib.batch_norm(name="pointwise_norm", **norm)(x))
+    return norm_lib.norm_relu(
+      norm_lib.batch_norm(name="pointwise_norm", **norm), x
+    )
 
 
 class MobileNetBackbone(nn.Module):
@@ -87,7 +91,7 @@ class MobileNetBackbone(nn.Module):
     norm = norm_lib.batch_norm(
       train=train, dtype=self.dtype, name="stem_norm", folded=self.folded
     )
-    x = self._quantised("stem_range", nn.relu(norm(x)), train)
+    x = self._quantised("stem_range", norm_lib.norm_relu(norm, x), train)
     layers.tap(self, "stem", x)
     for index, (rows, columns, channels) in enumerate(self.plan):
       block = SeparableConv(

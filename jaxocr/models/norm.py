@@ -1,5 +1,6 @@
 """BatchNorm as every model here uses it, with sums that are fast on a CPU."""
 
+from collections.abc import Callable
 import functools
 
 import flax.linen as nn
@@ -7,6 +8,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from jaxocr import native
 from jaxocr.models import layers
 
 NORM_EPSILON = 1e-5
@@ -15,20 +17,43 @@ NORM_EPSILON = 1e-5
 class BatchNorm(nn.BatchNorm):
   """Flax's, but in training with the sums and gradient that are fast here."""
 
+  @property
+  def in_training(self) -> bool:
+    """Whether it takes the batch's moments, and records them."""
+    return not (self.use_running_average or self.is_initializing())
+
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    if self.use_running_average or self.is_initializing():
+  def __call__(
+    self,
+    x: jax.Array,
+    normalise: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
+    | None = None,
+  ) -> jax.Array:
+    """Normalises x [..., C].
+
+    Args:
+      x: Features.
+      normalise: (x, scale, bias) -> (y, mean, variance), where training goes on
+        from the result with what is fastest in one.
+    """
+    if not self.in_training:
       return super().__call__(x)
     shape = (x.shape[-1],)
     scale = self.param("scale", nn.initializers.ones, shape)
     bias = self.param("bias", nn.initializers.zeros, shape)
-    y, *moments = _normalised(x.astype(jnp.float32), scale, bias, self.epsilon)
+    normalise = normalise or _training_norm(x, self.epsilon)
+    y, *moments = normalise(x.astype(jnp.float32), scale, bias)
     for name, moment in zip(("mean", "var"), moments, strict=True):
       running = self.variable("batch_stats", name, jnp.zeros, shape)
       running.value = (
         self.momentum * running.value + (1 - self.momentum) * moment
       )
     return y.astype(self.dtype)
+
+
+def _training_norm(x, epsilon):
+  norm = native.norm if native.active(x) else _normalised
+  return lambda x, scale, bias: norm(x, scale, bias, epsilon)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -99,3 +124,20 @@ def batch_norm(
     dtype=dtype,
     name=name,
   )
+
+
+def norm_relu(norm: nn.Module, x: jax.Array) -> jax.Array:
+  """ReLU of what `batch_norm` gave, in one pass where there is one."""
+  if native.active(x) and isinstance(norm, BatchNorm) and norm.in_training:
+    return norm(x, lambda *given: native.norm(*given, norm.epsilon, True))
+  return nn.relu(norm(x))
+
+
+def norm_rprelu(
+  norm: nn.Module, x: jax.Array, shortcut: jax.Array, bend: layers.RPReLU
+) -> jax.Array:
+  """`bend` of what `batch_norm` gave plus a shortcut, likewise."""
+  if native.active(x) and isinstance(norm, BatchNorm) and norm.in_training:
+    rest = (shortcut, *bend.parameters(x.shape[-1], x.dtype), norm.epsilon)
+    return norm(x, lambda *given: native.norm_rprelu(*given, *rest))
+  return bend(norm(x) + shortcut)

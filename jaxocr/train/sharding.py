@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
+from jaxocr import native
 from jaxocr.train import early
 from jaxocr.train import step as step_lib
 
@@ -109,7 +110,12 @@ def shard_sample(
 def shard_teacher(teacher: Teacher, mesh: Mesh) -> Callable:
   """`teacher`, compiled once for all who ask; what it says is split by line."""
   whole, lines = replicated(mesh), split_lines(mesh)
-  return jax.jit(teacher, in_shardings=(whole, lines), out_shardings=lines)
+
+  def teach(variables, image):
+    with native.kernels(mesh.size):
+      return teacher(variables, image)
+
+  return jax.jit(teach, in_shardings=(whole, lines), out_shardings=lines)
 
 
 class TrainStep:
@@ -152,9 +158,9 @@ class TrainStep:
     def learn(state, batch, key, taught):
       # Apart from every line's key: no line's index is this large.
       noise = jax.random.fold_in(jax.random.fold_in(key, state.step), 2**31 - 1)
-      if taught is None:
-        return train_step(state, batch, noise)
-      return train_step(state, batch, noise, taught)
+      word = () if taught is None else (taught,)
+      with native.kernels(mesh.size):
+        return train_step(state, batch, noise, *word)
 
     # Shardings are stated for all arguments, so that none may be left out.
     self._learn = early.Early(

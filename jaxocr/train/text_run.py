@@ -12,6 +12,7 @@ import zlib
 import jax
 import numpy as np
 
+from jaxocr import native
 from jaxocr.compress import rules as rules_lib
 from jaxocr.compress import summary
 from jaxocr.compress import transfer
@@ -83,6 +84,9 @@ class TextRun:
       ]
     self.say(*(file.summary() for file in self.files))
     self.mesh = sharding.make_mesh()
+    why = native.lacking(self.mesh.size)
+    if why and config.dtype == "float32":
+      self.say(f"training is slower without its C++ ({why})")
     self._mixed = None
     if lines is None:
       assets, sample = text_lines.make_source(
