@@ -14,6 +14,7 @@ import jax
 import turns
 
 from jaxocr import cpu
+from jaxocr import native
 from jaxocr.compress import rules
 from jaxocr.text import alphabet as alphabet_lib
 from jaxocr.train import sharding
@@ -67,6 +68,7 @@ def main(backbone: str, batch_size: int, width: int, what: str) -> None:
     batch_size,
     parameters=parameters,
     jax=jax.__version__,
+    kernels=native.lacking(mesh.size) or "C++",
   )
 
 

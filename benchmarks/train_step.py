@@ -48,9 +48,11 @@ def main() -> None:
   medians = {name: statistics.median(speeds[name]) for name in players}
   rival = max((f"torch {layout}" for layout in LAYOUTS), key=medians.get)
   ratio = turns.ratio(speeds["jaxocr mobilenet"], speeds[rival])
+  kernels = players["jaxocr mobilenet"].facts["kernels"]
   print(
     f"training step, batch {batch}, 32x{width} px, {options.threads} threads,"
-    f" {parameters:,} parameters, median of {options.rounds} turns"
+    f" {parameters:,} parameters, median of {options.rounds} turns, ours with"
+    f" kernels: {kernels}"
   )
   for name, median in medians.items():
     spread = f"{min(speeds[name]):.0f} to {max(speeds[name]):.0f}"
@@ -65,6 +67,7 @@ def main() -> None:
         "lines_per_s": medians,
         "turns": speeds,
         "parameters": parameters,
+        "kernels": kernels,
         "batch_size": batch,
         "width": width,
         "threads": options.threads,

@@ -3,7 +3,8 @@
 The lowerings were chosen by measurement on CPUs, where XLA's own choice can be
 ten times slower in the backward pass: pointwise convolutions are matrix
 products, depthwise ones shifted multiply-adds (`depthwise`),
-dense 3x3 stays with `lax.conv`. `benchmarks/train_step.py` shows what they buy.
+dense 3x3 stays with `lax.conv`. Where a network is trained on one CPU device,
+`native` has them all. `benchmarks/train_step.py` shows what they buy.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +32,7 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     batch, *places, channels = x.shape
     features = x.reshape(batch, 1, math.prod(places), channels)
     out = native.conv(features, kernel[None, None], (1, 1), 0.0)
-    return out.reshape(*x.shape[:-1], -1)
+    return out.reshape(*x.shape[:-1], kernel.shape[-1])
   return _product(x, kernel)
 
 

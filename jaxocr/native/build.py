@@ -7,6 +7,7 @@ import hashlib
 import os
 import pathlib
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -56,11 +57,27 @@ def missing() -> str:
 def _missing() -> str:
   if os.environ.get(SWITCH) == "0":
     return f"{SWITCH}=0"
+  if os.name == "nt":
+    return "on Windows it was never tried"
   try:
-    load(_library())
+    folder = compiled.folder()
+    if folder is not None:
+      _load_kept(folder)
+      return ""
+    with tempfile.TemporaryDirectory(prefix="jaxocr-native-") as once:
+      load(_library(pathlib.Path(once)))
   except (BuildError, OSError, AttributeError) as error:
     return " ".join(str(error).split())
   return ""
+
+
+def _load_kept(folder: pathlib.Path) -> None:
+  path = _library(folder)
+  try:
+    load(path)
+  except OSError:  # Damaged: once more.
+    path.unlink()
+    load(_library(folder))
 
 
 def load(path: str | os.PathLike) -> None:
@@ -71,13 +88,10 @@ def load(path: str | os.PathLike) -> None:
     jax.ffi.register_ffi_target(name, handler, platform="cpu")
 
 
-def _library() -> pathlib.Path:
-  """Where it lies, made if it is not there yet."""
-  compiler, headers = _compiler(), pathlib.Path(jax.ffi.include_dir())
-  command = [compiler, *_FLAGS, _tuned(), f"-I{headers}"]
-  folder = compiled.folder()
-  if folder is None:  # For this process alone.
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="jaxocr-native-"))
+def _library(folder: pathlib.Path) -> pathlib.Path:
+  """Where it lies in a folder, made if it is not there yet."""
+  headers = pathlib.Path(jax.ffi.include_dir())
+  command = [*_compiler(), *_FLAGS, _tuned(), f"-I{headers}"]
   target = folder / f"native-{_digest(command, headers)}.so"
   if not target.exists():
     with tempfile.TemporaryDirectory(dir=folder, prefix="building-") as scratch:
@@ -86,11 +100,15 @@ def _library() -> pathlib.Path:
   return target
 
 
-def _compiler() -> str:
-  for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
-    path = name and shutil.which(name)
+def _compiler() -> list[str]:
+  """Its command: that of CXX, with arguments, or the first one found."""
+  given = shlex.split(os.environ.get("CXX", ""))
+  for name in given[:1] or ("c++", "g++", "clang++"):
+    path = shutil.which(name)
     if path:
-      return path
+      return [path, *given[1:]]
+  if given:
+    raise BuildError(f"CXX={given[0]}: there is no such program")
   raise BuildError("no C++ compiler: install g++ or clang++, or set CXX")
 
 
@@ -102,7 +120,11 @@ def _tuned() -> str:
 
 def _digest(command, headers) -> str:
   """Of all that the library depends on."""
-  parts = [*command, _run([command[0], "--version"]), _processor()]
+  parts = [
+    *command,
+    _run([*command[: command.index(_FLAGS[0])], "--version"]),
+    _processor(),
+  ]
   parts += [
     path.read_text(encoding="utf-8")
     for path in (*_sources(), *sorted(headers.rglob("*.h")))
@@ -147,7 +169,9 @@ def _run(command) -> str:
   Raises:
     BuildError: It failed, with its first complaint.
   """
-  done = subprocess.run(command, capture_output=True, text=True, check=False)
+  done = subprocess.run(
+    command, capture_output=True, text=True, errors="replace", check=False
+  )
   if done.returncode:
     complaints = [x for x in done.stderr.splitlines() if "error" in x]
     why = (complaints or [done.stderr.strip() or f"exit {done.returncode}"])[0]

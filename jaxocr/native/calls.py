@@ -42,7 +42,7 @@ def conv(
 
   Args:
     x: [B, H, W, C_in].
-    kernel: [k, k, C_in, C_out], k odd.
+    kernel: [k, k, C_in, C_out].
     strides: Step in H and W.
     pad_value: What lies outside.
 
@@ -50,7 +50,8 @@ def conv(
     [B, ceil(H / strides[0]), ceil(W / strides[1]), C_out].
   """
   chex.assert_rank([x, kernel], 4)
-  chex.assert_equal(x.shape[-1], kernel.shape[2])
+  size = kernel.shape[0]
+  chex.assert_shape(kernel, (size, size, x.shape[-1], None))
   out = _reduced(x, strides, kernel.shape[-1])
   pad = np.float32(pad_value)
   return _call("conv", out)(x, kernel, **_steps(strides), pad=pad)
@@ -77,14 +78,15 @@ def depthwise(x: jax.Array, kernel: jax.Array, strides: Strides) -> jax.Array:
 
   Args:
     x: [B, H, W, C].
-    kernel: [k, k, C], k odd.
+    kernel: [k, k, C].
     strides: Step in H and W.
 
   Returns:
     [B, ceil(H / strides[0]), ceil(W / strides[1]), C].
   """
   chex.assert_rank([x, kernel], [4, 3])
-  chex.assert_equal(x.shape[-1], kernel.shape[-1])
+  size = kernel.shape[0]
+  chex.assert_shape(kernel, (size, size, x.shape[-1]))
   call = _call("depthwise", _reduced(x, strides, x.shape[-1]))
   return call(x, kernel, **_steps(strides))
 
@@ -118,8 +120,10 @@ def lstm(projected: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 def _lstm(projected, kernel, bias):
-  chex.assert_rank([projected, kernel, bias], [3, 3, 2])
   batch, frames, gates = projected.shape
+  chex.assert_is_divisible(gates // 8, LANES)
+  chex.assert_shape(kernel, (2, gates // 8, gates // 2))
+  chex.assert_shape(bias, (2, gates // 2))
   hidden = jax.ShapeDtypeStruct((batch, frames, gates // 4), projected.dtype)
   out = (hidden, _like(projected), hidden)
   return _call("lstm", out)(projected, kernel, bias)
@@ -163,6 +167,7 @@ def norm(
   Returns:
     (y, mean [C], variance [C]); no gradient goes through the moments.
   """
+  chex.assert_shape([scale, bias], (x.shape[-1],))
   call = _call("norm", _like(x, scale, scale))
   return call(x, scale, bias, epsilon=np.float32(epsilon), relu=relu)
 
@@ -199,6 +204,8 @@ def norm_rprelu(
   epsilon: float,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """`rprelu` of `norm` plus a shortcut [..., C]: (y, mean, variance)."""
+  chex.assert_shape([scale, bias, before, slope, after], (x.shape[-1],))
+  chex.assert_equal_shape([x, shortcut])
   call = _call("norm_rprelu", _like(x, scale, scale))
   given = (x, scale, bias, shortcut, before, slope, after)
   return call(*given, epsilon=np.float32(epsilon))
@@ -230,6 +237,7 @@ def rprelu(
   x: jax.Array, before: jax.Array, slope: jax.Array, after: jax.Array
 ) -> jax.Array:
   """PReLU of x [..., C] with shifts before and after it, each [C]."""
+  chex.assert_shape([before, slope, after], (x.shape[-1],))
   call = _call("rprelu", _like(x))
   return call(x, before, slope, after)
 
@@ -268,6 +276,8 @@ shift.defvjp(_shift_forward, _shift_backward)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def pool(x: jax.Array, strides: Strides) -> jax.Array:
   """Means over windows that do not overlap, as `layers.average_pool`."""
+  for size, stride in zip(x.shape[1:3], strides, strict=True):
+    chex.assert_is_divisible(size, stride)
   return _call("pool", _reduced(x, strides, x.shape[-1]))(x)
 
 

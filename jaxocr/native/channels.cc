@@ -82,8 +82,9 @@ void moments(ffi::ThreadPool& pool, int64_t rows, int channels, const float* x,
              });
   for (int c = 0; c < channels; ++c) {
     mean[c] = totals[c] / rows;
+    // In this order NaN comes through.
     variance[c] =
-        std::max(0.0f, totals[channels + c] / rows - mean[c] * mean[c]);
+        std::max(totals[channels + c] / rows - mean[c] * mean[c], 0.0f);
   }
 }
 
@@ -114,14 +115,14 @@ void norm_gradient(ffi::ThreadPool& pool, const Norm& n, float* sums, float* dx,
       });
 }
 
-// With or without ReLU behind it.
+// With or without ReLU behind it, which lets NaN through.
 template <bool relu>
 void norm(ffi::ThreadPool& pool, const Norm& n, float* y) {
   Floats gain = n.gain();
   rows_of<0>(pool, n.rows, n.channels, nullptr,
              [&](int64_t at, int c, auto io, Vec*) {
                Vec z = normalised(n, gain.data(), io, at, c);
-               io.store(y + at, relu ? (z > 0 ? z : Vec{}) : z);
+               io.store(y + at, relu ? (z < 0 ? Vec{} : z) : z);
              });
 }
 
@@ -132,7 +133,7 @@ void norm_backward(ffi::ThreadPool& pool, const Norm& n, const float* cotangent,
   auto heard = [&](int64_t at, int c, auto io) {
     Vec dy = io.load(cotangent + at);
     if constexpr (!relu) return dy;
-    return normalised(n, gain.data(), io, at, c) > 0 ? dy : Vec{};
+    return normalised(n, gain.data(), io, at, c) <= 0 ? Vec{} : dy;
   };
   rows_of<2>(pool, n.rows, n.channels, sums,
              [&](int64_t at, int c, auto io, Vec* all) {

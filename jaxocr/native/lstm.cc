@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "math.h"
+#include "functions.h"
 #include "parallel.h"
 #include "tiles.h"
 #include "xla/ffi/api/ffi.h"

@@ -1,9 +1,12 @@
 // Work shared out over the threads of XLA's CPU backend.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
+#include <cstdint>
 #include <memory>
 #include <thread>
+#include <utility>
 
 #include "xla/ffi/api/ffi.h"
 
@@ -21,7 +24,7 @@ void parallel(xla::ffi::ThreadPool& pool, int64_t count, F work) {
     int64_t count;
     std::atomic<int64_t> next{0}, done{0};
     Shared(F work, int64_t count) : work(std::move(work)), count(count) {}
-    void run() {
+    void run() noexcept {
       for (int64_t i; (i = next.fetch_add(1)) < count; done.fetch_add(1)) {
         work(i);
       }

@@ -1,8 +1,9 @@
 """Where layers may use the C++: in training on one CPU device."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import contextvars
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,17 @@ def kernels(devices: int = 1) -> Iterator[None]:
     yield
   finally:
     _ACTIVE.reset(token)
+
+
+def applied(function: Callable, devices: int) -> Callable:
+  """`function`, traced within `kernels`."""
+
+  @functools.wraps(function)
+  def within(*args, **kwargs):
+    with kernels(devices):
+      return function(*args, **kwargs)
+
+  return within
 
 
 def active(*arrays: jax.Array) -> bool:

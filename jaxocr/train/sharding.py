@@ -110,11 +110,7 @@ def shard_sample(
 def shard_teacher(teacher: Teacher, mesh: Mesh) -> Callable:
   """`teacher`, compiled once for all who ask; what it says is split by line."""
   whole, lines = replicated(mesh), split_lines(mesh)
-
-  def teach(variables, image):
-    with native.kernels(mesh.size):
-      return teacher(variables, image)
-
+  teach = native.applied(teacher, mesh.size)
   return jax.jit(teach, in_shardings=(whole, lines), out_shardings=lines)
 
 
@@ -158,9 +154,9 @@ class TrainStep:
     def learn(state, batch, key, taught):
       # Apart from every line's key: no line's index is this large.
       noise = jax.random.fold_in(jax.random.fold_in(key, state.step), 2**31 - 1)
-      word = () if taught is None else (taught,)
-      with native.kernels(mesh.size):
-        return train_step(state, batch, noise, *word)
+      if taught is None:
+        return train_step(state, batch, noise)
+      return train_step(state, batch, noise, taught)
 
     # Shardings are stated for all arguments, so that none may be left out.
     self._learn = early.Early(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxocr import native
 from jaxocr.compress import transfer
 from jaxocr.data import preprocess
 from jaxocr.models import crnn
@@ -55,16 +56,17 @@ def make_step(
     clip_norm=config.clip_norm,
     latent=stage.latent,
   )
+  learn = step_lib.make_train_step(
+    model,
+    tx,
+    stage.objective(),
+    ema_decay=config.ema_decay,
+    rules=stage.rules,
+    hardness=stage.hardness(stage.harden_weights),
+    sign_hardness=stage.hardness(stage.harden_signs),
+  )
   train_step = sharding.TrainStep(
-    step_lib.make_train_step(
-      model,
-      tx,
-      stage.objective(),
-      ema_decay=config.ema_decay,
-      rules=stage.rules,
-      hardness=stage.hardness(stage.harden_weights),
-      sign_hardness=stage.hardness(stage.harden_signs),
-    ),
+    native.applied(learn, mesh.size),
     sample,
     mesh,
     batch_size=config.batch_size,

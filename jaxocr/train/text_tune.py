@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxocr import native
 from jaxocr.compress import distil
 from jaxocr.compress import opened as opened_lib
 from jaxocr.compress import rules as rules_lib
@@ -56,13 +57,14 @@ def tune(
     learning_rate=learning_rate, warmup_steps=steps // 10, steps=steps
   )
   tx = tuning.make_tx(schedule, config.clip_norm)
+  learn = step_lib.make_train_step(
+    opened,
+    tx,
+    objective.make_distilled(distil.Distillation(logit=logit)),
+    ema_decay=config.ema_decay,
+  )
   train_step = sharding.TrainStep(
-    step_lib.make_train_step(
-      opened,
-      tx,
-      objective.make_distilled(distil.Distillation(logit=logit)),
-      ema_decay=config.ema_decay,
-    ),
+    native.applied(learn, run.mesh.size),
     run.sample,
     run.mesh,
     batch_size=config.batch_size,

@@ -1,7 +1,6 @@
 """How the C++ is built, and what is said where it cannot be."""
 
 import os
-import shutil
 
 import jax
 import pytest
@@ -22,7 +21,7 @@ def fixture_anew(monkeypatch, tmp_path):
 
 def test_it_can_be_switched_off(monkeypatch):
   monkeypatch.setenv(build.SWITCH, "0")
-  monkeypatch.setattr(build, "_library", lambda: pytest.fail("built"))
+  monkeypatch.setattr(build, "_library", lambda _: pytest.fail("built"))
   assert build.missing() == "JAXOCR_NATIVE=0"
 
 
@@ -34,6 +33,16 @@ def test_a_machine_without_a_compiler(monkeypatch, tmp_path):
   )
 
 
+def test_a_compiler_that_is_not_there(monkeypatch):
+  monkeypatch.setenv("CXX", "gplusplus -m64")
+  assert build.missing() == "CXX=gplusplus: there is no such program"
+
+
+def test_on_windows_it_is_not_tried(monkeypatch):
+  monkeypatch.setattr(build.os, "name", "nt")
+  assert "Windows" in build.missing()
+
+
 def test_a_compiler_that_fails(monkeypatch, tmp_path):
   broken = tmp_path / "broken"
   broken.write_text(
@@ -42,6 +51,9 @@ def test_a_compiler_that_fails(monkeypatch, tmp_path):
   )
   broken.chmod(0o755)
   monkeypatch.setenv("CXX", str(broken))
+  assert build.missing() == f"{broken} failed: x.cc:2: error: no"
+  build._missing.cache_clear()
+  monkeypatch.setenv("CXX", f"{broken} -m64")
   assert build.missing() == f"{broken} failed: x.cc:2: error: no"
   assert os.listdir(tmp_path / "cache") == []
 
@@ -59,7 +71,7 @@ def fixture_counted(monkeypatch):
     return "a compiler 1.0"
 
   monkeypatch.setattr(build, "_run", run)
-  monkeypatch.setattr(build, "_compiler", lambda: "c++")
+  monkeypatch.setattr(build, "_compiler", lambda: ["c++"])
   return calls
 
 
@@ -68,25 +80,28 @@ def _built(calls) -> int:
 
 
 def test_it_is_built_once_for_a_machine(counted, monkeypatch):
-  first = build._library()
-  assert first == build._library()
+  folder = compiled.folder()
+  first = build._library(folder)
+  assert first == build._library(folder)
   assert _built(counted) == 1
-  assert os.listdir(first.parent) == [first.name]
+  assert os.listdir(folder) == [first.name]
   monkeypatch.setattr(build, "_processor", lambda: "another")
-  assert build._library() != first
+  assert build._library(folder) != first
   assert _built(counted) == 2
 
 
 def test_without_a_folder_it_is_built_for_this_process(counted, monkeypatch):
   monkeypatch.setenv(compiled.FOLDER_VARIABLE, "")
-  path = build._library()
-  assert path.exists()
-  shutil.rmtree(path.parent)
+  loaded = []
+  monkeypatch.setattr(build, "load", loaded.append)
+  assert build.missing() == ""
+  assert len(loaded) == 1
+  assert not loaded[0].parent.exists()
 
 
-def test_a_damaged_library_is_told(counted, monkeypatch):
-  path = build._library()
-  assert str(path) in build.missing()
+def test_a_damaged_library_is_built_once_more(counted):
+  assert "too short" in build.missing()  # So it is after both.
+  assert _built(counted) == 2
 
 
 def test_the_package_has_the_sources():

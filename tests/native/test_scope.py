@@ -39,6 +39,14 @@ def test_on_other_backends_it_is_never_asked_for(monkeypatch):
     assert not native.active(jnp.zeros(3))
 
 
+def test_what_is_said_where_it_is_lacking(monkeypatch):
+  monkeypatch.setattr(scope.build, "missing", lambda: "no compiler")
+  assert native.lacking(1) == "no compiler"
+  assert native.lacking(8) == ""
+  with native.kernels():
+    assert not native.active(jnp.zeros(3))
+
+
 @needs_kernels
 @pytest.mark.parametrize(
   "architecture",

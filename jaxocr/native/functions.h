@@ -1,4 +1,5 @@
-// Functions of vectors, to float32's last bits.
+// Functions of vectors. exp is right to a few of float32's last bits; sigmoid
+// and tanh to some 1e-7, also where tanh is smaller than that.
 #pragma once
 
 #include "vector.h"
