@@ -293,21 +293,26 @@ class Kernel(nn.Module):
     return self.param(self.name_in_tree, init, self.shape).astype(self.dtype)
 
 
+def _offset(module: nn.Module, channels: int, dtype: jnp.dtype) -> jax.Array:
+  return module.param("offset", nn.initializers.zeros, (channels,)).astype(
+    dtype
+  )
+
+
 class Offset(nn.Module):
   """One learnt number a channel, [C]."""
 
   @nn.compact
   def __call__(self, channels: int, dtype: jnp.dtype) -> jax.Array:
-    return self.param("offset", nn.initializers.zeros, (channels,)).astype(
-      dtype
-    )
+    return _offset(self, channels, dtype)
 
 
-class Shift(Offset):
+class Shift(nn.Module):
   """x [..., C] plus its channel's offset: RSign's threshold."""
 
+  @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    return _shifted(x, super().__call__(x.shape[-1], x.dtype))
+    return _shifted(x, _offset(self, x.shape[-1], x.dtype))
 
 
 def _shifted(x, offset):
