@@ -12,6 +12,13 @@
 
 namespace jaxocr {
 
+// Leaves a core's units to the thread that shares it, for some cycles.
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
 // Calls work(i) for i in [0, count), in any order, from several threads.
 //
 // The caller works too, so that all is done even where every other thread is
@@ -36,7 +43,10 @@ void parallel(xla::ffi::ThreadPool& pool, int64_t count, F work) {
     pool.Schedule([shared] { shared->run(); });
   }
   shared->run();
-  while (shared->done.load() < count) std::this_thread::yield();
+  for (int spins = 1; shared->done.load() < count; ++spins) {
+    relax();
+    if (spins % 64 == 0) std::this_thread::yield();
+  }
 }
 
 }  // namespace jaxocr
