@@ -159,7 +159,7 @@ class Writer(onnx_layers.Layers):
     return before if lacking is None else before + lacking
 
   def _rprelu(self, x, name):
-    """`layers.RPReLU`; merged, without its two shifts."""
+    """`bend.RPReLU`; merged, without its two shifts."""
     if not self._merges:
       x = self.shifted(x, f"{name}/before")
     # MNN takes a slope that lies as its features do.

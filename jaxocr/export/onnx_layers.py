@@ -117,7 +117,7 @@ class Layers:
   def shifted(
     self, x: str, name: str, *, added: np.ndarray | None = None
   ) -> str:
-    """`layers.Shift`, by `added` [C] more."""
+    """`bend.Shift`, by `added` [C] more."""
     offset = self.graph.vector(f"{name}/offset", rank=3, added=added)
     return self.graph.node("Add", x, offset, output=name)
 

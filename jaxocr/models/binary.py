@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxocr.compress import binarise
 from jaxocr.models import activation
+from jaxocr.models import bend as bend_lib
 from jaxocr.models import layers
 from jaxocr.models import norm as norm_lib
 
@@ -54,7 +55,7 @@ class BinaryConv(nn.Module):
   def __call__(self, x: jax.Array, hardness, *, train: bool) -> jax.Array:
     channels = x.shape[-1]
     size = self.kernel_size
-    features = layers.Shift(name="threshold")(x)
+    features = bend_lib.Shift(name="threshold")(x)
     pad_value = 0.0
     if self.binary_activations:
       features = sign(features, hardness, self.sign)
@@ -87,7 +88,7 @@ class BinaryConv(nn.Module):
     norm = norm_lib.batch_norm(
       train=train, dtype=self.dtype, name="conv_norm", folded=self.folded
     )
-    bend = layers.RPReLU(name="bend")
+    bend = bend_lib.RPReLU(name="bend")
     if self.strides != (1, 1):
       x = layers.average_pool(x, self.strides)
     if not self._quantises:
@@ -209,7 +210,7 @@ class BinaryBackbone(nn.Module):
     x = norm_lib.batch_norm(
       train=train, dtype=self.dtype, name="stem_norm", folded=self.folded
     )(x)
-    x = layers.RPReLU(name="stem_bend")(x)
+    x = bend_lib.RPReLU(name="stem_bend")(x)
     layers.tap(self, "stem", x)
     for index, (rows, columns, double) in enumerate(self.plan):
       x = BinaryBlock(

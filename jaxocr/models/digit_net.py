@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxocr.compress import binarise
 from jaxocr.models import activation
+from jaxocr.models import bend as bend_lib
 from jaxocr.models import layers
 from jaxocr.models import norm as norm_lib
 from jaxocr.models import windows
@@ -211,7 +212,7 @@ class DigitNet(nn.Module):
     """x [B, H, W, C] times a gain, plus an offset, of each map."""
     gain = self.param(f"{name}_gain", nn.initializers.ones, (x.shape[-1],))
     x = x * gain.astype(x.dtype)[None, None, None]
-    return layers.Shift(name=f"{name}_bias")(x)
+    return bend_lib.Shift(name=f"{name}_bias")(x)
 
   def head(self, x: jax.Array, name: str, *, train: bool) -> jax.Array:
     """Logits [B, K] float32 from [B, ...], a float product."""
@@ -219,7 +220,7 @@ class DigitNet(nn.Module):
     layers.tap(self, "last", x)
     kernel = self._kernel(name, (x.shape[-1], self.classes), False)
     layers.entering(self, name, lambda: x)
-    logits = layers.Shift(name=f"{name}_bias")(layers.product(x, kernel))
+    logits = bend_lib.Shift(name=f"{name}_bias")(layers.product(x, kernel))
     layers.tap(self, name, logits)
     return logits.astype(jnp.float32)
 
@@ -239,7 +240,7 @@ class DigitNet(nn.Module):
 
   def _offset(self, x, name, train):
     if not self.norm:
-      return layers.Shift(name=f"{name}_bias")(x)
+      return bend_lib.Shift(name=f"{name}_bias")(x)
     return norm_lib.batch_norm(
       train=train, dtype=self.dtype, name=f"{name}_norm", folded=self.folded
     )(x)

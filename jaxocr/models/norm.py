@@ -9,6 +9,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from jaxocr import native
+from jaxocr.models import bend as bend_lib
 from jaxocr.models import layers
 
 NORM_EPSILON = 1e-5
@@ -116,7 +117,7 @@ def batch_norm(
     folded: Whether the kernel has it, so that only an offset is left.
   """
   if folded:
-    return layers.Shift(name=name)
+    return bend_lib.Shift(name=name)
   return BatchNorm(
     use_running_average=not train,
     momentum=0.95,
@@ -134,7 +135,7 @@ def norm_relu(norm: nn.Module, x: jax.Array) -> jax.Array:
 
 
 def norm_rprelu(
-  norm: nn.Module, x: jax.Array, shortcut: jax.Array, bend: layers.RPReLU
+  norm: nn.Module, x: jax.Array, shortcut: jax.Array, bend: bend_lib.RPReLU
 ) -> jax.Array:
   """`bend` of what `batch_norm` gave plus a shortcut, likewise."""
   if native.active(x) and isinstance(norm, BatchNorm) and norm.in_training:

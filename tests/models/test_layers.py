@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxocr import cpu
+from jaxocr.models import bend
 from jaxocr.models import layers
 
 KEY = jax.random.key(0)
@@ -117,7 +118,7 @@ def test_rprelu_by_hand():
       "after": {"offset": jnp.array([10.0, 0.0])},
     }
   }
-  out = layers.RPReLU().apply(variables, x)
+  out = bend.RPReLU().apply(variables, x)
   np.testing.assert_array_equal(out[0, 0, 0], [9.5, 2.0])
 
 
